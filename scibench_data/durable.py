@@ -1,0 +1,204 @@
+"""Names that appear when the thing is whole: locks, flushed writes, stamps of hashed files.
+
+The protocol (write beside, check, flush, rename, flush the folder) is the one that databases use;
+its order is what keeps a killed or powerless machine from showing a half-written file as a whole
+one. POSIX only.
+"""
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scibench_data.errors import LockedError, SpaceError
+
+_WRITE_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a refused write below `path` into a `SpaceError` that says why.
+
+    Raises
+    ------
+    SpaceError
+        The disk is full, over quota, read-only, or not ours to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _WRITE_REFUSED:
+            raise
+        where = error.filename or path
+        cure = (
+            "free some space"
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}
+            else ("make it writable or choose another place with SCIBENCH_DATA_HOME")
+        )
+        message = f"{where}: {error.strerror}; {cure}"
+        raise SpaceError(message) from error
+
+
+@contextlib.contextmanager
+def lock(path: Path, timeout: float = 3600.0) -> Iterator[None]:
+    """Hold the lock file `path`; wait up to `timeout` for another process. [s]
+
+    The file is never removed; the operating system frees the lock when its holder dies.
+
+    Raises
+    ------
+    LockedError
+        Another process still held the lock after `timeout`.
+    SpaceError
+        The lock file can't be written.
+    """
+    import filelock
+
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(path, timeout=timeout, fallback_to_soft=False)
+        try:
+            held.acquire()
+        except filelock.Timeout as error:
+            message = f"{path}: held by another process for {timeout:g} s; wait for it or end it"
+            raise LockedError(message) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def flush_file(path: Path) -> None:
+    """Force the bytes of a file, or the entries of a folder, onto the disk.
+
+    Links are followed: a home may be a link to a bigger disk.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_filesystem(path: Path) -> None:
+    """Force everything written to the file system of `path` onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if syncfs is None:
+            os.sync()
+        elif syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes, *, replace: bool = False) -> None:
+    """Write a file that is either absent or complete, and on the disk when this returns.
+
+    Raises
+    ------
+    FileExistsError
+        `path` exists and `replace` is false.
+    SpaceError
+        The disk refuses.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                beside.replace(path)
+            else:
+                os.link(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        flush_file(path.parent)
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading; a link, a pipe or a device is an `OSError`, never a wait."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.fdopen(descriptor, "rb")
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a regular file, lower-case hex.
+
+    Raises
+    ------
+    OSError
+        `path` can't be read, or is a link, a pipe or a device: those could lead elsewhere or never
+        end.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder, write-protected annex objects included."""
+    for folder, _, _ in os.walk(path):
+        os.chmod(folder, 0o700)  # noqa: PTH101  (os.walk gives strings)
+    shutil.rmtree(path)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a file looked like when its bytes were hashed.
+
+    The time is that of the last change of the inode: unlike the time of the last write it can't be
+    set back.
+    """
+
+    size: int
+    inode: int
+    ctime_ns: int
+    sha256: str
+
+    def still(self, path: Path) -> bool:
+        """Tell whether `path` looks as it did when it was hashed."""
+        try:
+            now = path.lstat()
+        except OSError:
+            return False
+        return (now.st_size, now.st_ino, now.st_ctime_ns) == (self.size, self.inode, self.ctime_ns)
+
+
+def stamp(path: Path, sha256: str | None = None) -> Stamp:
+    """Note size, inode and time of a file and its SHA-256, hashed now where it isn't known.
+
+    The look is taken before the hash, so a change during hashing shows later.
+    """
+    look = path.lstat()
+    return Stamp(look.st_size, look.st_ino, look.st_ctime_ns, sha256 or sha256_file(path))
+
+
+def read_stamps(path: Path) -> dict[str, Stamp]:
+    """Read a stamp file; one that is absent or damaged counts as empty: all is hashed again."""
+    try:
+        entries = json.loads(path.read_bytes())
+        return {name: Stamp(*values) for name, values in entries.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def write_stamps(path: Path, stamps: dict[str, Stamp]) -> None:
+    """Write a stamp file, whole."""
+    entries = {name: [s.size, s.inode, s.ctime_ns, s.sha256] for name, s in sorted(stamps.items())}
+    write_whole(path, json.dumps(entries).encode(), replace=True)

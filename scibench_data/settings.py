@@ -1,0 +1,126 @@
+"""Where things live and how much may be done at once.
+
+Order of precedence: argument or flag, environment, ``scibench.toml`` or ``[tool.scibench-data]`` of
+``pyproject.toml`` in the working directory, the user's configuration, the default.
+Keys: ``home``, ``offline``, ``jobs``, ``progress``, ``lock_timeout``.
+"""
+
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from scibench_data.errors import UsageError, did_you_mean
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"", "0", "false", "no", "off"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One resolved set of settings.
+
+    Attributes
+    ----------
+    home
+        The cache: datasets, stores, locks.
+    offline
+        Open no connection.
+    jobs
+        Files made or fetched, and shards written, at the same time. [1]
+    progress
+        Draw progress on a terminal.
+    lock_timeout
+        How long to wait for another process. [s]
+    """
+
+    home: Path
+    offline: bool = False
+    jobs: int = 2
+    progress: bool = True
+    lock_timeout: float = 3600.0
+
+
+_NAMES = tuple(field.name for field in fields(Settings))
+
+
+def _switch(subject: str, value: Any) -> bool:
+    text = str(value).lower()
+    if text not in _TRUE | _FALSE:
+        message = f"{subject}: expected a yes or no, got {value!r}; use 1 or 0"
+        raise UsageError(message)
+    return text in _TRUE
+
+
+def _number(subject: str, value: Any, kind: type[int] | type[float]) -> Any:
+    try:
+        number = kind(value)
+    except (TypeError, ValueError):
+        number = kind(0)
+    if number <= 0:
+        message = f"{subject}: expected a number above zero, got {value!r}; correct it"
+        raise UsageError(message)
+    return number
+
+
+def _typed(name: str, value: Any, subject: str) -> Any:
+    if name == "home":
+        return Path(value).expanduser().absolute()
+    if name in {"offline", "progress"}:
+        return _switch(subject, value)
+    return _number(subject, value, int if name == "jobs" else float)
+
+
+def _from_file(path: Path, *table: str) -> dict[str, Any]:
+    try:
+        values: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    except ValueError as error:
+        message = f"{path}: not valid TOML ({error}); correct it"
+        raise UsageError(message) from error
+    for key in table:
+        values = values.get(key, {})
+    for name in values:
+        if name not in _NAMES:
+            message = f"{path}: no setting named {name!r}; {did_you_mean(name, _NAMES)}"
+            raise UsageError(message)
+    return {name: _typed(name, value, f"{path}: {name}") for name, value in values.items()}
+
+
+def _from_environment() -> dict[str, Any]:
+    found = {}
+    for name in ("home", "offline", "jobs", "lock_timeout"):
+        variable = f"SCIBENCH_DATA_{name.upper()}"
+        if os.environ.get(variable):
+            found[name] = _typed(name, os.environ[variable], variable)
+    if os.environ.get("SCIBENCH_DATA_NO_PROGRESS"):
+        found["progress"] = not _switch(
+            "SCIBENCH_DATA_NO_PROGRESS", os.environ["SCIBENCH_DATA_NO_PROGRESS"]
+        )
+    return found
+
+
+def load_settings(**given: Any) -> Settings:
+    """Resolve the settings; an argument that is None counts as not given.
+
+    Raises
+    ------
+    UsageError
+        A value can't be meant, or a settings file has an unknown key.
+    """
+    values: dict[str, Any] = {
+        "home": platformdirs.user_cache_path("scibench-data"),
+        "jobs": os.cpu_count() or 1,
+    }
+    values |= _from_file(platformdirs.user_config_path("scibench-data") / "config.toml")
+    values |= _from_file(Path("pyproject.toml"), "tool", "scibench-data")
+    values |= _from_file(Path("scibench.toml"))
+    values |= _from_environment()
+    values |= {
+        name: _typed(name, value, name) for name, value in given.items() if value is not None
+    }
+    return Settings(**values)
