@@ -1,0 +1,340 @@
+"""Datasets: the same commit everywhere, verified content, healed damage, nothing half-done."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chains import TINY, Chain
+
+import scibench_data as sbd
+from scibench_data import annex, build, catalog, dataset
+from scibench_data.descriptor import parse
+from scibench_data.errors import (
+    IntegrityError,
+    LockedError,
+    NetworkError,
+    NotFoundError,
+    RequirementError,
+    SpaceError,
+)
+from scibench_data.settings import Settings, load_settings
+
+PROGRAMS = Path(sys.executable).parent
+
+
+def _user(chain: Chain) -> dict[str, str]:
+    """The environment of somebody who activated the virtual environment."""
+    return {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("name", catalog.package_names())
+def test_the_commit_of_every_release_is_pinned(name: str, tmp_path: Path) -> None:
+    """Who cites a commit must find it again: built anew, it is the one in releases.json."""
+    for release in catalog.releases(name):
+        commit = build.import_history(tmp_path / release.version, catalog.history(release))
+
+        assert commit == release.commit
+
+
+def test_the_commit_does_not_depend_on_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = catalog.history(catalog.find_release("cryoem"))
+    one = build.import_history(tmp_path / "one", versions)
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "somebody")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2001-01-01T00:00:00")
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    (tmp_path / "gitconfig").write_text("[user]\nname = x\n[core]\nautocrlf = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert build.import_history(tmp_path / "two", versions) == one
+
+
+def test_each_version_is_the_child_of_the_one_before(tmp_path: Path) -> None:
+    first = catalog.find_release("cryoem").read()
+    tree = json.loads(first.text)
+    tree["version"] = "1.0.1"
+    second = parse(json.dumps(tree).encode(), "1.0.1")
+
+    commit = build.import_history(tmp_path / "d", [first, second])
+
+    alone = build.import_history(tmp_path / "e", [first])
+    assert annex.git("rev-parse", "v1.0.1", cwd=tmp_path / "d") == commit
+    assert annex.git("rev-parse", "v1.0.1^", "v1.0.0", cwd=tmp_path / "d").split() == [alone] * 2
+
+
+def test_a_new_mirror_is_not_a_new_version(tmp_path: Path) -> None:
+    """Where content comes from is on the git-annex branch, not in the version."""
+    package = catalog.find_release("cryoem").read()
+    one = build.import_history(tmp_path / "one", [package])
+
+    logs = annex.git("ls-tree", "-r", "--name-only", "git-annex", cwd=tmp_path / "one")
+    tree = annex.git("ls-tree", "-r", "--name-only", one, cwd=tmp_path / "one").splitlines()
+
+    assert "remote.log" in logs
+    assert set(tree) == {
+        ".gitattributes",
+        ".datalad/.gitattributes",
+        ".datalad/config",
+        "datapackage.json",
+        *(resource.path for resource in package.resources),
+    }
+
+
+def test_get_gives_verified_files_and_datalad_agrees(chain: Chain) -> None:
+    found = sbd.get(TINY, settings=chain.settings)
+
+    assert found.swhid == f"swh:1:rev:{found.commit}"
+    for resource in found.resources:
+        assert (found.folder / resource.path).stat().st_size == resource.bytes
+    status = subprocess.run(
+        [PROGRAMS / "datalad", "-f", "json", "status", "--annex", "basic"],
+        cwd=found.folder, env=_user(chain), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    states = {json.loads(line)["state"] for line in status.stdout.splitlines()}
+    assert states == {"clean"}
+
+
+def test_plain_datalad_get_makes_a_dropped_file_again(chain: Chain) -> None:
+    sbd.get(TINY, settings=chain.settings)
+    path = chain.dataset / "sample" / "particles.star"
+    before = path.read_bytes()
+    for words in (["git-annex", "drop", "sample/particles.star"], ["datalad", "get", str(path)]):
+        subprocess.run(
+            [PROGRAMS / words[0], *words[1:]], cwd=chain.dataset, env=_user(chain), check=True,
+            capture_output=True,
+        )  # fmt: skip
+
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["flipped", "emptied", "removed"])
+def test_a_damaged_object_is_found_and_healed(
+    chain: Chain, damage: str, flip: Callable[..., None]
+) -> None:
+    found = sbd.get(TINY, settings=chain.settings)
+    resource = found.resources[0]
+    before = (found.folder / resource.path).read_bytes()
+    target = chain.object(resource.path)
+    {
+        "flipped": lambda: flip(target),
+        "emptied": lambda: target.write_bytes(b""),
+        "removed": target.unlink,
+    }[damage]()
+
+    sbd.get(TINY, settings=chain.settings)
+
+    assert (found.folder / resource.path).read_bytes() == before
+
+
+def test_silent_rot_is_found_by_check_and_by_verify(chain: Chain) -> None:
+    """A byte that changed without a new size or time: only hashing shows it."""
+    found = sbd.get(TINY, settings=chain.settings)
+    target = chain.object("sample/particles.star")
+    before, look = target.read_bytes(), target.stat()
+    target.write_bytes(b"X" + before[1:])
+    os.utime(target, ns=(look.st_atime_ns, look.st_mtime_ns))
+
+    report = sbd.verify(TINY, settings=chain.settings)
+    assert [link.name for link in report.links if link.status == "fails"] == ["files"]
+
+    sbd.get(TINY, settings=chain.settings)
+    assert (found.folder / "sample/particles.star").read_bytes() == before
+
+
+def test_a_second_get_starts_no_process(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    sbd.get(TINY, settings=chain.settings)
+    monkeypatch.setattr(subprocess, "Popen", None)
+
+    sbd.get(TINY, settings=chain.settings)
+
+
+def test_to_places_plain_files_and_overwrites_nothing(chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = sbd.get(TINY, to=out, settings=chain.settings)
+    placed = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert placed == {resource.path.removeprefix("sample/") for resource in found.resources}
+    assert not any(p.is_symlink() for p in out.rglob("*"))
+
+    sbd.get(TINY, to=out, settings=chain.settings)
+    (out / "particles.star").unlink()
+    (out / "particles.star").write_text("mine")
+
+    with pytest.raises(IntegrityError, match="in the way"):
+        sbd.get(TINY, to=out, settings=chain.settings)
+    assert (out / "particles.star").read_text() == "mine"
+
+
+def _get_in_a_process(home: Path, start: Any, answers: Any) -> None:
+    start.wait()
+    try:
+        answers.put(sbd.get(TINY, settings=load_settings(home=home, jobs=1)).commit)
+    except BaseException as error:  # noqa: BLE001  (told to the parent)
+        answers.put(repr(error))
+
+
+def test_eight_processes_at_once_all_end_well(chain: Chain) -> None:
+    commit = sbd.get(TINY, settings=chain.settings).commit
+    for path in ("sample/particles.star", "sample/truth/states.csv"):
+        chain.object(path).unlink()
+    context = multiprocessing.get_context("spawn")
+    start, answers = context.Event(), context.Queue()
+    workers = [
+        context.Process(target=_get_in_a_process, args=(chain.settings.home, start, answers))
+        for _ in range(8)
+    ]
+    for worker in workers:
+        worker.start()
+    start.set()
+
+    found = [answers.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join()
+
+    assert found == [commit] * 8
+
+
+@pytest.mark.parametrize("name", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("after", [0.6, 1.2, 2.0])
+def test_an_interrupted_get_leaves_nothing_that_is_trusted(
+    chain: Chain, name: signal.Signals, after: float
+) -> None:
+    """Whenever it ends, what is there is whole, and the next get ends well."""
+    expected = sbd.get(TINY, settings=chain.settings)
+    shutil.rmtree(chain.settings.home / "locks")
+    sbd.remove(TINY, settings=chain.settings)
+    environment = {**os.environ, "SCIBENCH_DATA_HOME": str(chain.settings.home)}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "scibench_data", "get", TINY], env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    time.sleep(after)
+    child.send_signal(name)
+    _, told = child.communicate(timeout=60)
+
+    if name is signal.SIGINT and child.returncode:
+        assert child.returncode == 130
+        assert b"interrupted" in told
+        assert b"Traceback" not in told
+    again = sbd.get(TINY, settings=chain.settings)
+    assert again.commit == expected.commit
+    assert sbd.verify(TINY, settings=chain.settings).exit_code == 0
+
+
+# --- bad circumstances ----------------------------------------------------------------------------
+
+
+def test_too_little_space_is_said_before_anything_is_written(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs
+
+    def full(path: Any) -> os.statvfs_result:
+        values = list(real(path))
+        values[3] = values[4] = 3  # f_bfree, f_bavail
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", full)
+
+    with pytest.raises(SpaceError, match="free some space"):
+        sbd.get("cryoem", settings=settings)
+    assert not settings.home.exists()
+
+
+def test_a_cache_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises((SpaceError, NotADirectoryError)):
+        sbd.get("cryoem", settings=load_settings(home=tmp_path / "file" / "home"))
+
+
+def test_offline_refuses_only_what_needs_the_network(settings: Settings) -> None:
+    offline = load_settings(home=settings.home, offline=True)
+    remote = [n for n in catalog.find_release("cryoem").read().subsets if n != "sample"]
+
+    for subset in remote:
+        with pytest.raises(NetworkError, match="without --offline"):
+            sbd.get(f"cryoem:{subset}", settings=offline)
+
+
+def test_a_missing_program_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+
+    with pytest.raises(RequirementError, match="git: not found"):
+        sbd.get("cryoem", settings=settings)
+
+
+def test_a_held_lock_is_told(chain: Chain) -> None:
+    from scibench_data.durable import lock
+
+    impatient = load_settings(home=chain.settings.home, lock_timeout=0.2)
+    chain.object("sample/particles.star").unlink()
+
+    with (
+        lock(chain.settings.home / "locks" / "cryoem-1.0.0+scale.320.lock"),
+        pytest.raises(LockedError, match="another process"),
+    ):
+        sbd.get(TINY, settings=impatient)
+
+
+def test_a_recipe_that_gives_other_bytes_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What git-annex makes of a wrong recipe is never accepted."""
+    release = catalog.find_release("cryoem")
+    tree = json.loads(release.read().text)
+    star = next(r for r in tree["resources"] if r["path"].endswith(".star"))
+    tree["resources"] = [{**star, "hash": f"sha256:{'0' * 64}"}]
+    package = parse(json.dumps(tree).encode(), "forged")
+    reference = catalog.Reference(release=release, package=package, subset="sample")
+    monkeypatch.setattr(dataset, "history", lambda _release: [package])
+
+    with pytest.raises(IntegrityError, match="other bytes than were published"):
+        dataset.get(reference, settings)
+
+    assert not build.object_path(
+        dataset.dataset_folder(settings.home, package), package.resources[0]
+    ).exists()
+
+
+def test_a_dataset_of_another_descriptor_is_refused(chain: Chain) -> None:
+    sbd.get(TINY, settings=chain.settings)
+    (chain.dataset / "datapackage.json").write_text("{}")
+
+    with pytest.raises(IntegrityError, match="differs from the released descriptor"):
+        sbd.get(TINY, settings=chain.settings)
+
+
+def test_path_needs_the_files(chain: Chain, settings: Settings) -> None:
+    with pytest.raises(NotFoundError, match="scibench-data get"):
+        sbd.path("cryoem", settings=settings)
+    sbd.get(TINY, settings=chain.settings)
+    assert sbd.path(TINY, settings=chain.settings) == chain.dataset / "sample"
+
+
+def test_remove_frees_the_files(chain: Chain) -> None:
+    assert sbd.remove(TINY, settings=chain.settings) > 1_000_000
+    assert not chain.dataset.exists()
+    with pytest.raises(NotFoundError):
+        sbd.remove(TINY, settings=chain.settings)
+
+
+def test_children_see_a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GIT_DIR", "GIT_SSH_COMMAND", "PYTHONPATH", "LD_PRELOAD", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "hostile")
+
+    environment = annex._environment()
+
+    assert "hostile" not in environment.values()
+    assert environment["GIT_ALLOW_PROTOCOL"] == "https"
