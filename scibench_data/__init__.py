@@ -1,0 +1,53 @@
+"""Benchmark data for scientific machine learning, every result traceable to its bytes.
+
+>>> import scibench_data as sbd
+>>> data = sbd.get("cryoem")                                    # doctest: +SKIP
+>>> arrays = data.open()                                        # doctest: +SKIP
+>>> batches = data.torch(split="train", batch_size=64)          # doctest: +SKIP
+>>> run = sbd.train("cryoem", seed=0)                           # doctest: +SKIP
+>>> sbd.verify(run.path).exit_code                              # doctest: +SKIP
+0
+
+The functions have the names and the defaults of the commands. Importing this package imports
+neither arrays nor torch nor DataLad.
+"""
+
+import importlib
+from typing import Any
+
+_ORIGINS = {
+    "Dataset": "api",
+    "Layout": "store",
+    "ScibenchError": "errors",
+    "Settings": "settings",
+    "cite": "api",
+    "doctor": "api",
+    "get": "api",
+    "info": "api",
+    "list_packages": "api",
+    "load_settings": "settings",
+    "materialize": "api",
+    "open": "api",
+    "path": "api",
+    "plan": "api",
+    "remove": "api",
+    "torch": "api",
+    "train": "api",
+    "verify": "api",
+    "versions": "api",
+}
+
+__all__ = [  # noqa: PLE0604  (the names are the table's)
+    *sorted(_ORIGINS),
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ORIGINS:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(importlib.import_module(f"{__name__}.{_ORIGINS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
