@@ -34,11 +34,8 @@ class _Sections(click.Group):
         del ctx
         return [name for names in _SECTIONS.values() for name in names if name in self.commands]
 
-    def format_commands(
-        self,
-        ctx: click.Context,
-        formatter: click.HelpFormatter,
-    ) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
         for title, names in _SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl(
