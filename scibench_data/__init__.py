@@ -13,7 +13,29 @@ neither arrays nor torch nor DataLad.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what editors and type checkers see; `_ORIGINS` says the same to Python
+    from scibench_data.api import (
+        Dataset,
+        cite,
+        doctor,
+        get,
+        info,
+        list_packages,
+        materialize,
+        open,  # noqa: A004
+        path,
+        plan,
+        remove,
+        torch,
+        train,
+        verify,
+        versions,
+    )
+    from scibench_data.errors import ScibenchError
+    from scibench_data.settings import Settings, load_settings
+    from scibench_data.store import Layout
 
 _ORIGINS = {
     "Dataset": "api",
@@ -37,8 +59,26 @@ _ORIGINS = {
     "versions": "api",
 }
 
-__all__ = [  # noqa: PLE0604  (the names are the table's)
-    *sorted(_ORIGINS),
+__all__ = [
+    "Dataset",
+    "Layout",
+    "ScibenchError",
+    "Settings",
+    "cite",
+    "doctor",
+    "get",
+    "info",
+    "list_packages",
+    "load_settings",
+    "materialize",
+    "open",
+    "path",
+    "plan",
+    "remove",
+    "torch",
+    "train",
+    "verify",
+    "versions",
 ]
 
 

@@ -13,10 +13,9 @@ from typing import Any, NoReturn
 
 import click
 
-from scibench_data import api, catalog
+import scibench_data as sbd  # its names load their modules when they are used: --help stays quick
 from scibench_data.errors import DescriptorError, ScibenchError
 from scibench_data.progress import SILENT, Progress
-from scibench_data.settings import Settings, load_settings
 
 _SECTIONS = {
     "The main job": ("get", "train", "verify", "cite"),
@@ -57,7 +56,9 @@ def cli() -> None:
 
 
 def _complete_name(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
-    return [name for name in catalog.package_names() if name.startswith(typed)]
+    from scibench_data.catalog import package_names
+
+    return [name for name in package_names() if name.startswith(typed)]
 
 
 def _name(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,8 +83,8 @@ def _work(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _prepare(
     *, quiet: bool, jobs: int | None = None, offline: bool | None = None
-) -> tuple[Settings, Progress]:
-    settings = load_settings(jobs=jobs, offline=offline)
+) -> "tuple[sbd.Settings, Progress]":
+    settings = sbd.load_settings(jobs=jobs, offline=offline)
     if quiet or not settings.progress:
         return settings, SILENT
     from scibench_data.terminal import choose_progress
@@ -143,9 +144,9 @@ def get(name: str, to: Path | None, *, check: bool, dry_run: bool, **options: An
     as_json, scale, quiet = options.pop("as_json"), options.pop("scale"), options.pop("quiet")
     settings, progress = _prepare(quiet=quiet or as_json, **options)
     if dry_run:
-        _print_plan(api.plan(name, settings=settings, check=check), as_json=as_json)
+        _print_plan(sbd.plan(name, settings=settings, check=check), as_json=as_json)
         return
-    data = api.get(name, to=to, scale=scale, check=check, settings=settings, progress=progress)
+    data = sbd.get(name, to=to, scale=scale, check=check, settings=settings, progress=progress)
     folder = to.absolute() if to else data.path
     licences = [terms.name or terms.path for terms in data.package.licenses]
     content = {
@@ -241,7 +242,7 @@ def train(
     settings, progress = _prepare(quiet=quiet or as_json, **options)
     given = {"epochs": epochs, "batch_size": batch_size}
     chosen = overrides | {key: value for key, value in given.items() if value is not None}
-    run = api.train(
+    run = sbd.train(
         name, seed=seed, device=device, out=out, scale=scale, settings=settings,
         progress=progress, **chosen,
     )  # fmt: skip
@@ -280,7 +281,7 @@ def verify(target: str, *, replay: bool, quiet: bool, as_json: bool) -> None:
     code is 0 where all links hold, 9 where one fails, 1 where one could not be checked here.
     """
     settings, progress = _prepare(quiet=quiet or as_json)
-    report = api.verify(target, replay=replay, settings=settings, progress=progress)
+    report = sbd.verify(target, replay=replay, settings=settings, progress=progress)
     if as_json:
         links = [{"name": x.name, "status": x.status, "detail": x.detail} for x in report.links]
         content = {"kind": report.kind, "subject": report.subject, "links": links}
@@ -313,7 +314,7 @@ def _verdict(report: Any) -> None:
 )
 def cite(target: str, style: str) -> None:
     """Print the citation of TARGET, a package NAME or a result.json, and of what it comes from."""
-    click.echo(api.cite(target, style).rstrip("\n"))
+    click.echo(sbd.cite(target, style).rstrip("\n"))
 
 
 # --- looking around -------------------------------------------------------------------------------
@@ -323,7 +324,7 @@ def cite(target: str, style: str) -> None:
 @_json
 def list_(*, as_json: bool) -> None:
     """List the data packages, their subsets and sizes."""
-    entries = api.list_packages()
+    entries = sbd.list_packages()
     if as_json:
         _answer("list", {"packages": entries})
         return
@@ -345,7 +346,7 @@ def list_(*, as_json: bool) -> None:
 @_json
 def info(name: str, *, as_json: bool) -> None:
     """Say what NAME holds, where it comes from, and what of it is here."""
-    entry = api.info(name)
+    entry = sbd.info(name)
     if as_json:
         _answer("info", entry)
         return
@@ -386,7 +387,7 @@ def info(name: str, *, as_json: bool) -> None:
 @_json
 def versions(name: str, *, as_json: bool) -> None:
     """List every released version of NAME, newest first."""
-    entries = api.versions(name)[::-1]
+    entries = sbd.versions(name)[::-1]
     if as_json:
         _answer("versions", {"name": name, "versions": entries})
         return
@@ -406,7 +407,7 @@ def versions(name: str, *, as_json: bool) -> None:
 @_name
 def path(name: str) -> None:
     """Print the folder of NAME's files, which must be here."""
-    click.echo(api.path(name))
+    click.echo(sbd.path(name))
 
 
 # --- arrays ---------------------------------------------------------------------------------------
@@ -419,7 +420,7 @@ def materialize(name: str, **options: Any) -> None:
     """Write NAME as a Zarr v3 store and print its path."""
     as_json, scale, quiet = options.pop("as_json"), options.pop("scale"), options.pop("quiet")
     settings, progress = _prepare(quiet=quiet or as_json, **options)
-    store = api.materialize(name, scale=scale, settings=settings, progress=progress)
+    store = sbd.materialize(name, scale=scale, settings=settings, progress=progress)
     if as_json:
         content = {
             "path": str(store.path),
@@ -441,7 +442,7 @@ def materialize(name: str, **options: Any) -> None:
 def open_(name: str, *, quiet: bool) -> None:
     """Show the arrays of NAME as xarray sees them: axes, types, units, coordinates."""
     settings, progress = _prepare(quiet=quiet)
-    click.echo(api.open(name, settings=settings, progress=progress))
+    click.echo(sbd.open(name, settings=settings, progress=progress))
 
 
 # --- housekeeping ---------------------------------------------------------------------------------
@@ -457,14 +458,14 @@ def remove(name: str, *, yes: bool) -> None:
             message = "not a terminal: add --yes to delete without being asked"
             raise click.UsageError(message)
         click.confirm(f"delete {name} from the cache?", abort=True, err=True)
-    _say(f"{_size(api.remove(name))} freed")
+    _say(f"{_size(sbd.remove(name))} freed")
 
 
 @cli.command(short_help="Look for what is missing on this machine.")
 @_json
 def doctor(*, as_json: bool) -> None:
     """Check programs, libraries, cache and packages."""
-    findings = api.doctor()
+    findings = sbd.doctor()
     broken = any(finding.status == "problem" for finding in findings)
     if as_json:
         entries = [

@@ -5,7 +5,6 @@ It describes; it never decides whether something is right.
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -60,11 +59,15 @@ def core_digest() -> str:
 
 def package_version() -> str:
     """Return the installed version of scibench-data."""
+    import importlib.metadata
+
     return importlib.metadata.version("scibench-data")
 
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of every library that touches the numbers."""
+    import importlib.metadata
+
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
