@@ -41,7 +41,6 @@ _GIT_SETTINGS = {
     "safe.bareRepository": "explicit",
     "submodule.recurse": "false",
     "transfer.fsckObjects": "true",
-    "annex.retry": "4",
     "annex.stalldetection": "10KB/30s",
     "annex.securehashesonly": "true",
     "annex.security.allowed-url-schemes": "https",

@@ -332,11 +332,10 @@ def _complete(reference: Reference, settings: Settings, *, check: bool, progress
     now = plan(reference, settings, check=check)
     _recover(now.folder)
     stamps = durable.read_stamps(_stamps_path(now.folder))
-    bad = _hash(now.folder, now.unsure, stamps, progress)
-    for resource in bad:
-        _set_aside(now.folder, resource)
-    wanted = [*now.missing, *bad]
+    wanted = [*now.missing, *_hash(now.folder, now.unsure, stamps, progress)]
     if wanted:
+        for resource in wanted:
+            _set_aside(now.folder, resource)
         busy = now.folder / NOTES / "busy"
         durable.write_whole(busy, _boot().encode(), replace=True)
         _fetch(now.folder, reference, wanted, settings, progress)
@@ -380,7 +379,7 @@ def forget_stamp(folder: Path, resource: Resource) -> None:
 
 
 def _set_aside(folder: Path, resource: Resource) -> None:
-    """Move a damaged object to ``.git/annex/bad``, as ``git annex fsck`` does."""
+    """Move a damaged object, if there is one, to ``.git/annex/bad``, as ``git annex fsck`` does."""
     path = object_path(folder, resource)
     if not path.exists():
         return
@@ -429,9 +428,10 @@ def _fetch_once(
     finished: dict[str, int] = {}
     failed: dict[str, str] = {}
     paths = list(bytes_of) if len(bytes_of) <= _ARGUMENTS else sorted({w.subset for w in wanted})
-    words = ["get", f"--jobs={settings.jobs}", "--json-progress", "--", *paths]
+    retries = 4 if any(resource.urls for resource in wanted) else 0  # a recipe has no bad days
+    words = ["get", "-c", f"annex.retry={retries}", f"--jobs={settings.jobs}", "--json-progress"]
     with progress.task("get", sum(bytes_of.values())) as task:
-        for record in annex.stream_annex(*words, cwd=folder):
+        for record in annex.stream_annex(*words, "--", *paths, cwd=folder):
             path = str(record.get("action", record).get("file", ""))
             if "byte-progress" in record:
                 finished[path] = min(int(record["byte-progress"]), bytes_of.get(path, 0))

@@ -18,7 +18,7 @@ from typing import Any
 
 from scibench_data import durable
 from scibench_data.errors import UsageError, VerificationError
-from scibench_data.provenance import canonical, digest
+from scibench_data.provenance import digest
 
 SCHEMA = "scibench-data/result/1"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -177,7 +177,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Return the file's content, with a digest for each section."""
         sections = {
-            field.name: json.loads(canonical(_plain(getattr(self, field.name))))
+            field.name: json.loads(json.dumps(_plain(getattr(self, field.name)), allow_nan=False))
             for field in dataclasses.fields(self)
         }
         digests = {name: digest(section) for name, section in sections.items()}
