@@ -501,16 +501,37 @@ def completion(shell: str) -> None:
 # --- the one place for errors ---------------------------------------------------------------------
 
 
-def _fail(message: str, code: int, kind: str, problems: Sequence[object] = ()) -> NoReturn:
-    if "--json" in sys.argv:
-        error: dict[str, Any] = {"code": code, "kind": kind, "message": message}
-        if problems:
-            error["problems"] = [str(problem) for problem in problems]
-        _answer("error", {"error": error}, ok=False)
+def _message(error: BaseException) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return "interrupted; what was finished is kept, run it again to go on"
+    if isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename else ""
+        return f"{what}{error.strerror or error}; check the disk and try again"
+    return str(error)
+
+
+def _code(error: BaseException) -> int:
+    interrupted = isinstance(error, click.Abort | KeyboardInterrupt)
+    return 130 if interrupted else getattr(error, "exit_code", 1)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    """Tell what went wrong, in red and, where it was asked for, as JSON, and end."""
     from scibench_data.terminal import show
 
-    for line in message.splitlines():
-        _say(f"{'error: ' if line == message.splitlines()[0] else ''}{show(line, 2000)}", fg="red")
+    message, code = _message(error), _code(error)
+    if "--json" in sys.argv:
+        told: dict[str, Any] = {"code": code, "kind": type(error).__name__, "message": message}
+        if isinstance(error, DescriptorError):
+            told["problems"] = [str(problem) for problem in error.problems]
+        _answer("error", {"error": told}, ok=False)
+    if isinstance(error, click.UsageError) and error.ctx:
+        _say(error.ctx.get_usage())
+    first, *more = message.splitlines() or [""]
+    for line in [f"error: {first}", *more]:
+        _say(show(line, 2000), fg="red")
     sys.exit(code)
 
 
@@ -520,19 +541,13 @@ def main() -> None:
         cli.main(prog_name="scibench-data", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx:
-            _say(error.ctx.get_usage())
-        _fail(error.format_message(), error.exit_code, "UsageError")
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; what was finished is kept, run it again to go on", 130, "Interrupted")
-    except DescriptorError as error:
-        _fail(str(error), error.exit_code, "DescriptorError", error.problems)
-    except ScibenchError as error:
-        _fail(str(error), error.exit_code, type(error).__name__)
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of our output has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (
+        click.ClickException, click.Abort, KeyboardInterrupt, ScibenchError, OSError
+    ) as error:  # fmt: skip
+        _fail(error)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ Decide, then act: `plan` looks at the disk, `get` does what is missing. Content 
 git-annex and is hashed once more here before it is called verified.
 """
 
+import contextlib
 import os
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -371,6 +373,23 @@ def _hash(
     return bad
 
 
+@contextlib.contextmanager
+def keeping_stamps(dataset: Dataset) -> Iterator[None]:
+    """Renew stamps after what only adds a name to an object, as a hard link does."""
+    stamps = durable.read_stamps(_stamps_path(dataset.folder))
+    known = [(r.key, dataset.object(r)) for r in dataset.resources if r.key in stamps]
+    sure = [(key, path) for key, path in known if stamps[key].still(path)]
+    yield
+    renewed = {
+        key: durable.stamp(path, stamps[key].sha256)
+        for key, path in sure
+        if not stamps[key].still(path)
+    }
+    if renewed:
+        with contextlib.suppress(SpaceError):
+            durable.write_stamps(_stamps_path(dataset.folder), stamps | renewed)
+
+
 def forget_stamp(folder: Path, resource: Resource) -> None:
     """Make the next `get` hash a resource again, whatever its size and time say."""
     stamps = durable.read_stamps(_stamps_path(folder))
@@ -443,9 +462,29 @@ def _fetch_once(
     return failed
 
 
+_PLAIN = {
+    "getAddrInfo": "its host was not found",
+    "Connection refused": "its host refused the connection",
+    "ConnectionRestricted": "its address is not a public one",
+    "Not Found": "it is not there any more (404)",
+    "Forbidden": "its host forbids it (403)",
+    "erification of content failed": "it is not the published content",
+    "not enough free space": "the disk is too full",
+}
+"""What git-annex says of a failed transfer, and what that means."""
+
+
+def _plainly(why: str) -> str:
+    """Say in a few words why a file did not come; what is not known is quoted."""
+    url = re.search(r"https?://[^\s?]+", why)
+    known = [plain for sign, plain in _PLAIN.items() if sign in why]
+    reason = known[0] if known else " ".join(why.split())[:300] or "no reason given"
+    return f"{url.group()}: {reason}" if url and known else reason
+
+
 def _explain(reference: Reference, failed: Mapping[str, str]) -> ScibenchError:
     path, why = next(iter(failed.items()))
-    reason = " ".join(why.split())[:600] or "no reason given"
+    reason = _plainly(why)
     subject = f"{reference}: {len(failed)} files could not be had, {path} first"
     if "erification of content failed" in why:
         return IntegrityError(

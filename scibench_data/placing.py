@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from scibench_data import durable
-from scibench_data.dataset import Dataset
+from scibench_data.dataset import Dataset, keeping_stamps
 from scibench_data.descriptor import Resource
 from scibench_data.errors import IntegrityError
 from scibench_data.progress import SILENT, Progress
@@ -29,6 +29,7 @@ def place(dataset: Dataset, destination: Path, progress: Progress = SILENT) -> l
     done = 0
     with (
         durable.disk_errors(destination),
+        keeping_stamps(dataset),
         progress.task("place", dataset.bytes) as task,
     ):
         for resource in dataset.resources:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import click
+
 from scibench_data.progress import SILENT, Progress, Task
 
 _PLAIN_EVERY = 10.0  # between lines where there is no terminal [s]
@@ -64,7 +66,11 @@ def table(
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 160
-    console.print(drawn)
+    with console.capture() as capture:
+        console.print(drawn)
+    for line in capture.get().splitlines():
+        if line.strip():
+            click.echo(line.rstrip())
 
 
 class _Bars:

@@ -166,6 +166,7 @@ def test_to_places_plain_files_and_overwrites_nothing(chain: Chain, tmp_path: Pa
     assert placed == {resource.path.removeprefix("sample/") for resource in found.resources}
     assert not any(p.is_symlink() for p in out.rglob("*"))
 
+    assert sbd.plan(TINY, settings=chain.settings).nothing_to_do
     sbd.get(TINY, to=out, settings=chain.settings)
     (out / "particles.star").unlink()
     (out / "particles.star").write_text("mine")

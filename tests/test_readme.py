@@ -1,0 +1,96 @@
+"""What the README says is what happens: its commands run, its numbers come from files."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scibench_data import catalog
+from scibench_data.cli import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAMS = Path(sys.executable).parent
+
+
+def _session() -> list[tuple[str, str]]:
+    """Return the commands of the README's console session, each with the output shown for it."""
+    (block,) = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+    return [(command.strip(), shown) for command, _, shown in (p.partition("\n") for p in parts)]
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Play the session in order, in an empty home, as a user with an activated environment."""
+    folder = tmp_path_factory.mktemp("readme")
+    environment = {
+        **os.environ,
+        "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+        "SCIBENCH_DATA_HOME": str(folder / "home"),
+    }
+    told = {}
+    for command, _ in _session():
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        told[command] = done.stdout + done.stderr
+    return told
+
+
+def test_the_session_shows_the_main_job() -> None:
+    verbs = [shlex.split(command)[1] for command, _ in _session()]
+
+    assert verbs[:4] == ["get", "train", "verify", "cite"]
+
+
+def test_every_command_of_the_session_gives_what_is_shown(played: dict[str, str]) -> None:
+    """Digests, names and statuses must be those shown; times, scores and paths may differ."""
+    for command, shown in _session():
+        for word in re.findall(r"[0-9a-f]{40,64}|swh:1:rev:\w+|\bholds\b|CC0-1\.0", shown):
+            assert word in played[command], f"{command}: the README shows {word}"
+
+
+def test_scores_in_the_readme_come_from_the_result_files() -> None:
+    """Every row of the README's score table stands in the model cards, made from result files."""
+    for name in catalog.model_names():
+        card = (ROOT / "models" / name / "README.md").read_text(encoding="utf-8")
+        rows = re.findall(r"^\| .*(?:model|baseline|ceiling).*\|$", README, re.MULTILINE)
+        for row in rows:
+            assert row in card, row
+
+
+def test_every_command_and_package_is_named() -> None:
+    for verb in cli.commands:
+        assert f"`{verb}`" in README or f"scibench-data {verb}" in README, verb
+    for name in catalog.package_names():
+        assert name in README
+
+
+def test_the_gate_runs_the_readme_test_line() -> None:
+    lines = re.findall(r"^python3 -m venv .*pytest$", README, re.MULTILINE)
+
+    assert len(lines) == 1
+    assert "grep -E '^python3 -m venv .*pytest$' README.md" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_nothing_names_a_path_of_a_machine() -> None:
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True
+    ).stdout.decode()  # fmt: skip
+    for name in filter(None, tracked.split("\0")):
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".json", ".toml"} and path.is_file():
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"(?<![\w./])/(home|root|work|Users)/\w", text), name
