@@ -59,12 +59,12 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
 
 DIGESTS = {
     "particles.star": "45568f304116603e87d2782eeb955808c7b662ab90252ac2ee5f134ccab4b2ab",
-    "stack_001.mrcs": "0b23ed8f1d9bc00cd28ecf4e8ae63a59aa52d7f1cbc480b819a5a8abfbb12502",
+    "stack_001.mrcs": "eaf889bd0eed6d1e0003eb4bfdda4906f0a28f85aa1c96e8bff8fdbf03cf0b7e",
     "truth/states.csv": "96e1955bd2627fb591515bfe3830eaedfd935cd16e29671c0bfa6af7f619977f",
-    "truth/state_0.mrc": "03c4496c7a11b887f23855a103c38b3071335344f6f37340f3aa0c71920d3f63",
-    "truth/state_1.mrc": "f7f3875767136dcc5cfb454f401475046aacd6e6d27f3776819494cd2a080d6f",
-    "truth/state_2.mrc": "858cd79fec10adc74b172c023c2758e7b01baba969d9272fcbb5296dba82c9be",
-    "truth/state_3.mrc": "63b6fcc361934f50385962b4fdece2e0661afc5ac51d37502575c1e9c25c19d5",
+    "truth/state_0.mrc": "1cd7483b539357a02ec0b18f172d291351f7a9e913931077059e446f5fd702ef",
+    "truth/state_1.mrc": "72c62d90c506298a90c77439e06d5a2b647de0315b1e497035a8c66e9084870b",
+    "truth/state_2.mrc": "7e63b8ecc801d41be98c59cfc05ba479792127a3655759fe64b25a955917b3ca",
+    "truth/state_3.mrc": "6f0f4cabaf020b3725a312dcf7d9cccf426f281d34070ee1a3fa671bd613fde7",
 }
 
 

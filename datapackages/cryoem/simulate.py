@@ -70,7 +70,7 @@ class Parameters:
     particles: int = 5120
     seed: int = 1
     box: int = 48
-    snr: float = 0.1
+    snr: float = 0.05
 
     def __post_init__(self) -> None:
         bounds = {
