@@ -9,6 +9,7 @@ git-annex's "compute special remote interface".
 
 import datetime as dt
 import os
+import secrets
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -179,9 +180,10 @@ def build(folder: Path, versions: Sequence[DataPackage]) -> None:
     The links are placed while git imports, and git only takes note of them: ``git checkout`` of
     20,000 links took longer than all the rest together.
     """
-    beside = folder.with_name(f".{folder.name}.building")
-    if beside.exists():
-        durable.remove_tree(beside)
+    for stale in folder.parent.glob(f".{folder.name}.building-*"):
+        durable.remove_tree(stale)
+    # a name of its own: the git of a killed process may still be at work in the old folder
+    beside = folder.with_name(f".{folder.name}.building-{secrets.token_hex(4)}")
     with ThreadPoolExecutor(1) as worker:
         importing = worker.submit(import_history, beside, versions)
         _place_links(beside, versions[-1])

@@ -6,13 +6,11 @@ git-annex and is hashed once more here before it is called verified.
 
 import contextlib
 import os
-import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scibench_data import annex, durable
+from scibench_data import annex, durable, transfer
 from scibench_data.build import NOTES, build, object_path, read_commit
 from scibench_data.catalog import Reference, history
 from scibench_data.descriptor import DataPackage, Resource
@@ -21,15 +19,13 @@ from scibench_data.errors import (
     IntegrityError,
     NetworkError,
     NotFoundError,
-    ScibenchError,
     SpaceError,
 )
 from scibench_data.progress import SILENT, Progress
 from scibench_data.settings import Settings
+from scibench_data.transfer import has_recipe
 
 _INODES_PER_FILE = 5  # link, object, its two hash folders and its own: counted on a built dataset
-_ARGUMENTS = 500  # file names in one call of git-annex; more: the whole subset
-_BUSY_WAITS = (1, 2, 4, 8, 16)  # [s]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,17 +192,13 @@ def _refuse_impossible(plan: Plan, settings: Settings) -> None:
             "or choose another place with SCIBENCH_DATA_HOME"
         )
         raise SpaceError(message)
-    remote = [resource for resource in plan.missing if not _has_recipe(plan.reference, resource)]
+    remote = [resource for resource in plan.missing if not has_recipe(plan.reference, resource)]
     if settings.offline and remote:
         message = (
             f"{plan.reference}: {len(remote)} files are only to be had from the network, and "
             f"offline was asked for ({remote[0].path} first); get them without --offline"
         )
         raise NetworkError(message)
-
-
-def _has_recipe(reference: Reference, resource: Resource) -> bool:
-    return reference.package.subsets[resource.subset].recipe is not None
 
 
 # --- getting --------------------------------------------------------------------------------------
@@ -279,11 +271,11 @@ def adopt(
     if not folder.exists():
         build(folder, versions)
     files = [str(path) for path in contents.values()]
-    for start in range(0, len(files), _ARGUMENTS):
-        words = ("reinject", "--known", "--", *files[start : start + _ARGUMENTS])
+    for start in range(0, len(files), transfer.ARGUMENTS):
+        words = ("reinject", "--known", "--", *files[start : start + transfer.ARGUMENTS])
         for _ in annex.stream_annex(*words, cwd=folder):
             pass
-    refused, _ = _look(folder, [_resource(reference, path) for path in contents], {})
+    refused, _ = _look(folder, [reference.package.resource(path) for path in contents], {})
     absent = [r.path for r in refused if not object_path(folder, r).is_file()]
     if absent:
         message = f"{contents[absent[0]]}: not the bytes of {absent[0]}; take the right file"
@@ -340,7 +332,7 @@ def _complete(reference: Reference, settings: Settings, *, check: bool, progress
             _set_aside(now.folder, resource)
         busy = now.folder / NOTES / "busy"
         durable.write_whole(busy, _boot().encode(), replace=True)
-        _fetch(now.folder, reference, wanted, settings, progress)
+        transfer.fetch(now.folder, reference, wanted, settings, progress)
         still_bad = _hash(now.folder, wanted, stamps, progress)
         if still_bad:
             message = (
@@ -406,98 +398,6 @@ def _set_aside(folder: Path, resource: Resource) -> None:
     aside = folder / ".git/annex/bad" / resource.key
     aside.parent.mkdir(exist_ok=True)
     path.replace(aside)
-
-
-def _fetch(
-    folder: Path,
-    reference: Reference,
-    wanted: Sequence[Resource],
-    settings: Settings,
-    progress: Progress,
-) -> None:
-    failed = _fetch_once(folder, wanted, settings, progress)
-    for wait in _BUSY_WAITS:
-        if not failed:
-            return
-        busy = all("transfer already in progress" in why for why in failed.values())
-        if not busy and wait != _BUSY_WAITS[0]:
-            break
-        if busy:
-            time.sleep(wait)
-        again = [resource for resource in wanted if resource.path in failed]
-        for resource in again:
-            _drop_partial(folder, resource)
-        failed = _fetch_once(folder, again, settings, progress)
-    if failed:
-        raise _explain(reference, failed)
-
-
-def _drop_partial(folder: Path, resource: Resource) -> None:
-    """Remove what an interrupted or poisoned transfer left, so that the next begins from zero."""
-    partial = folder / ".git/annex/tmp" / resource.key
-    if partial.exists() and partial.stat().st_size >= resource.bytes:
-        partial.unlink()
-
-
-def _fetch_once(
-    folder: Path, wanted: Sequence[Resource], settings: Settings, progress: Progress
-) -> dict[str, str]:
-    """Let git-annex get the files; return path -> reason of those that failed."""
-    bytes_of = {resource.path: resource.bytes for resource in wanted}
-    finished: dict[str, int] = {}
-    failed: dict[str, str] = {}
-    paths = list(bytes_of) if len(bytes_of) <= _ARGUMENTS else sorted({w.subset for w in wanted})
-    retries = 4 if any(resource.urls for resource in wanted) else 0  # a recipe has no bad days
-    words = ["get", "-c", f"annex.retry={retries}", f"--jobs={settings.jobs}", "--json-progress"]
-    with progress.task("get", sum(bytes_of.values())) as task:
-        for record in annex.stream_annex(*words, "--", *paths, cwd=folder):
-            path = str(record.get("action", record).get("file", ""))
-            if "byte-progress" in record:
-                finished[path] = min(int(record["byte-progress"]), bytes_of.get(path, 0))
-            elif record.get("success"):
-                finished[path] = bytes_of.get(path, 0)
-            elif path:
-                failed[path] = " ".join([*record.get("error-messages", []), record.get("note", "")])
-            task.update(sum(finished.values()), note=path)
-    return failed
-
-
-_PLAIN = {
-    "getAddrInfo": "its host was not found",
-    "Connection refused": "its host refused the connection",
-    "ConnectionRestricted": "its address is not a public one",
-    "Not Found": "it is not there any more (404)",
-    "Forbidden": "its host forbids it (403)",
-    "erification of content failed": "it is not the published content",
-    "not enough free space": "the disk is too full",
-}
-"""What git-annex says of a failed transfer, and what that means."""
-
-
-def _plainly(why: str) -> str:
-    """Say in a few words why a file did not come; what is not known is quoted."""
-    url = re.search(r"https?://[^\s?]+", why)
-    known = [plain for sign, plain in _PLAIN.items() if sign in why]
-    reason = known[0] if known else " ".join(why.split())[:300] or "no reason given"
-    return f"{url.group()}: {reason}" if url and known else reason
-
-
-def _explain(reference: Reference, failed: Mapping[str, str]) -> ScibenchError:
-    path, why = next(iter(failed.items()))
-    reason = _plainly(why)
-    subject = f"{reference}: {len(failed)} files could not be had, {path} first"
-    if "erification of content failed" in why:
-        return IntegrityError(
-            f"{subject}: the source gave other bytes than were published ({reason}); "
-            "nothing of it was kept, report it to the maintainers"
-        )
-    if _has_recipe(reference, _resource(reference, path)):
-        return ScibenchError(f"{subject}: its recipe failed ({reason}); see scibench-data doctor")
-    return NetworkError(f"{subject}: {reason}; check the network and run the same command again")
-
-
-def _resource(reference: Reference, path: str) -> Resource:
-    return next(r for r in reference.package.resources if r.path == path)
 
 
 def _boot() -> str:

@@ -174,6 +174,10 @@ class DataPackage:
         """Return the files of one subset, in the descriptor's order."""
         return tuple(resource for resource in self.resources if resource.subset == subset)
 
+    def resource(self, path: str) -> Resource:
+        """Return the file of that path within the dataset."""
+        return next(resource for resource in self.resources if resource.path == path)
+
 
 def parse(text: bytes, subject: str, *, check: bool = True) -> DataPackage:
     """Read a descriptor from the bytes of its file; `subject` names it in errors.

@@ -152,10 +152,14 @@ def sha256_file(path: Path) -> str:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder, write-protected annex objects included."""
+    """Delete a folder, write-protected annex objects included.
+
+    What a process that is just ending still changes in it is left for the next time.
+    """
     for folder, _, _ in os.walk(path):
-        os.chmod(folder, 0o700)  # noqa: PTH101  (os.walk gives strings)
-    shutil.rmtree(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(folder, 0o700)  # noqa: PTH101  (os.walk gives strings)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,13 @@ import xarray as xr
 from dask.base import compute
 
 from scibench_data.descriptor import SplitRule
-from scibench_data.errors import IntegrityError, NotFoundError, RequirementError, did_you_mean
+from scibench_data.errors import (
+    IntegrityError,
+    NotFoundError,
+    RequirementError,
+    UsageError,
+    did_you_mean,
+)
 from scibench_data.provenance import digest
 
 if TYPE_CHECKING:
@@ -281,6 +287,8 @@ def make_source(dataset: xr.Dataset, rule: SplitRule, names: tuple[str, ...]) ->
     ------
     IntegrityError
         The store lacks the rule's group or a named array.
+    UsageError
+        There are too few groups for a part to get one.
     """
     if rule.group not in dataset.variables:
         message = (
@@ -288,6 +296,14 @@ def make_source(dataset: xr.Dataset, rule: SplitRule, names: tuple[str, ...]) ->
         )
         raise IntegrityError(message)
     splits = split(dataset[rule.group].to_numpy(), rule)
+    empty = [name for name, part in splits.items() if not len(part)]
+    if empty:
+        count = len(np.unique(dataset[rule.group].to_numpy()))
+        message = (
+            f"split {', '.join(empty)}: {count} groups of {rule.group!r} leave it empty; "
+            "take more samples"
+        )
+        raise UsageError(message)
     return Source(dataset=dataset, splits=splits, names=names)
 
 

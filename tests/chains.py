@@ -4,7 +4,7 @@ from pathlib import Path
 
 from scibench_data.settings import load_settings
 
-TINY = "cryoem@1.0.0+scale.320"
+TINY = "cryoem@1.0.0+scale.640"
 """A derived version that is made in about a second; the whole chain is tested on it."""
 
 
@@ -18,7 +18,7 @@ class Chain:
 
     @property
     def dataset(self) -> Path:
-        return self.settings.home / "datasets" / "cryoem" / "1.0.0+scale.320"
+        return self.settings.home / "datasets" / "cryoem" / "1.0.0+scale.640"
 
     @property
     def store(self) -> Path:

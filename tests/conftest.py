@@ -93,7 +93,7 @@ def _whole_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = load_settings(home=folder / "home", jobs=2)
     sbd.train(
         "cryoem",
-        scale=320,
+        scale=640,
         epochs=2,
         seed=0,
         device="cpu",

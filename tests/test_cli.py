@@ -145,14 +145,14 @@ def test_without_torch_the_extra_is_named(chain: Chain, tmp_path: Path) -> None:
     """A base install trains nothing, and says what to install; everything else works."""
     (tmp_path / "hide" / "torch").mkdir(parents=True)
     (tmp_path / "hide" / "torch" / "__init__.py").write_text("raise ImportError(name='torch')")
-    hidden = {"PYTHONPATH": str(tmp_path / "hide")}
+    hidden = str(tmp_path / "hide")
     home = chain.settings.home
 
-    done = _run("train", TINY, home=home, code=1, **hidden)
+    done = _run("train", TINY, home=home, code=1, PYTHONPATH=hidden)
     assert "scibench-data[train]" in done.stderr
-    assert _run("get", TINY, home=home, **hidden).stdout
-    assert _run("materialize", TINY, home=home, **hidden).stdout
-    done = _run("verify", str(chain.result), home=home, code=1, **hidden)
+    assert _run("get", TINY, home=home, PYTHONPATH=hidden).stdout
+    assert _run("materialize", TINY, home=home, PYTHONPATH=hidden).stdout
+    done = _run("verify", str(chain.result), home=home, code=1, PYTHONPATH=hidden)
     assert "not fully verified" in done.stderr
 
 

@@ -126,11 +126,12 @@ def test_a_damaged_object_is_found_and_healed(
     resource = found.resources[0]
     before = (found.folder / resource.path).read_bytes()
     target = chain.object(resource.path)
-    {
-        "flipped": lambda: flip(target),
-        "emptied": lambda: target.write_bytes(b""),
-        "removed": target.unlink,
-    }[damage]()
+    if damage == "flipped":
+        flip(target)
+    elif damage == "emptied":
+        target.write_bytes(b"")
+    else:
+        target.unlink()
 
     sbd.get(TINY, settings=chain.settings)
 
@@ -283,7 +284,7 @@ def test_a_held_lock_is_told(chain: Chain) -> None:
     chain.object("sample/particles.star").unlink()
 
     with (
-        lock(chain.settings.home / "locks" / "cryoem-1.0.0+scale.320.lock"),
+        lock(chain.settings.home / "locks" / "cryoem-1.0.0+scale.640.lock"),
         pytest.raises(LockedError, match="another process"),
     ):
         sbd.get(TINY, settings=impatient)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scibench_data.descriptor import SplitRule
-from scibench_data.errors import IntegrityError, NotFoundError
+from scibench_data.errors import IntegrityError, NotFoundError, UsageError
 from scibench_data.loader import (
     Indices,
     Source,
@@ -160,6 +160,8 @@ def test_unknown_names_are_told(source: Source, arrays: xr.Dataset) -> None:
         next(source.batches("trian", 4))
     with pytest.raises(IntegrityError, match="'pose'"):
         make_source(arrays, RULE, ("images", "pose"))
+    with pytest.raises(UsageError, match="more samples"):
+        make_source(arrays.isel(particle=slice(20)), RULE, ("images",))
     with pytest.raises(IntegrityError, match="'grid'"):
         make_source(
             arrays,

@@ -41,7 +41,7 @@ def _flip_object(chain: Chain, flip: Callable[..., None]) -> None:
 
 
 def _flip_descriptor(chain: Chain, flip: Callable[..., None]) -> None:
-    flip(chain.settings.home / "packages/cryoem/1.0.0+scale.320/datapackage.json", 40)
+    flip(chain.settings.home / "packages/cryoem/1.0.0+scale.640/datapackage.json", 40)
 
 
 def _flip_dataset_descriptor(chain: Chain, flip: Callable[..., None]) -> None:
