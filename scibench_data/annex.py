@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scibench_data.compute import PROGRAM
-from scibench_data.errors import RequirementError, ScibenchError
+from scibench_data.errors import RequirementError, ScibenchError, SpaceError
 
 _LETTERS = "0123456789zqjxkmvwgpfZQJXKMVWGPF"
 _PASSED_ON = ("TMPDIR", "TZ", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSL_CERT_FILE")
@@ -41,10 +41,20 @@ _GIT_SETTINGS = {
     "safe.bareRepository": "explicit",
     "submodule.recurse": "false",
     "transfer.fsckObjects": "true",
+    "annex.diskreserve": "1MB",  # the default of 100 MB refuses what would fit
     "annex.stalldetection": "10KB/30s",
     "annex.securehashesonly": "true",
     "annex.security.allowed-url-schemes": "https",
 }
+
+_DISK_REFUSED = ("not enough free space", "No space left", "Disk quota", "Read-only file system")
+"""What git, git-annex and recipes say when the disk refuses."""
+_DIE_WITH_PARENT = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM; outlives exec
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def object_folder(key: str) -> str:
@@ -102,6 +112,7 @@ def _environment() -> dict[str, str]:
         "GIT_ASKPASS": "/bin/false",
         "SSH_ASKPASS": "/bin/false",
         "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_DEFAULT_REF_FORMAT": "files",  # so that a commit can be read without a process
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_COUNT": str(len(_GIT_SETTINGS)),
         "GIT_LFS_SKIP_SMUDGE": "1",
@@ -115,10 +126,22 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _failed(words: Sequence[str], code: int, told: str) -> ScibenchError:
+def disk_refused(told: str) -> bool:
+    """Tell from what a program said whether it failed for want of a disk that takes more."""
+    return any(sign in told for sign in _DISK_REFUSED)
+
+
+def _failed(words: Sequence[str], code: int, told: str, cwd: Path) -> ScibenchError:
     command = " ".join(words[:2])
-    message = f"{command}: exit code {code}, said {told.strip()[-800:]!r}; run scibench-data doctor"
-    return ScibenchError(message)
+    last = told.strip()[-800:]
+    if disk_refused(told):
+        cure = "free some space or choose another place with SCIBENCH_DATA_HOME"
+        return SpaceError(f"{cwd}: {command} could not write, said {last!r}; {cure}")
+    if code < 0:
+        by = signal.Signals(-code).name
+        cure = "look whether memory ran out, and run the same command again"
+        return ScibenchError(f"{command}: killed by {by}, said {last!r}; {cure}")
+    return ScibenchError(f"{command}: exit code {code}, said {last!r}; run scibench-data doctor")
 
 
 def git(*words: str, cwd: Path, stdin: bytes | None = None) -> str:
@@ -128,6 +151,8 @@ def git(*words: str, cwd: Path, stdin: bytes | None = None) -> str:
     ------
     ScibenchError
         git failed; the message carries what it said.
+    SpaceError
+        It failed because the disk refused.
     RequirementError
         There is no git.
     """
@@ -141,8 +166,19 @@ def git(*words: str, cwd: Path, stdin: bytes | None = None) -> str:
         check=False,
     )
     if done.returncode:
-        raise _failed(("git", *words), done.returncode, done.stderr.decode(errors="replace"))
+        raise _failed(("git", *words), done.returncode, done.stderr.decode(errors="replace"), cwd)
     return done.stdout.decode(errors="replace").strip()
+
+
+def _ending_with_us(program: Path) -> list[str]:
+    """Return how to start a program so that it is told to end when this process is killed.
+
+    It would work on with our lock free. Linux only; prctl after fork and before exec, by a Python
+    that then becomes the program: code between fork and exec is not safe in a process with threads.
+    """
+    if not sys.platform.startswith("linux"):
+        return [str(program)]
+    return [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), str(program)]
 
 
 def stream_annex(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
@@ -150,7 +186,8 @@ def stream_annex(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
 
     ``--json`` and ``--json-error-messages`` are added. git-annex is started directly, in a process
     group of its own that ends with this generator: after an interrupt nothing goes on in the back.
-    A failure of single files is told in their records (``success``, ``error-messages``).
+    A failure of single files is told in their records (``success``, ``error-messages``); then a
+    last record, ``said``, has what the program and its children wrote on standard error.
 
     Raises
     ------
@@ -160,7 +197,7 @@ def stream_annex(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
     options = ["--json", "--json-error-messages"]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(  # noqa: S603
-            [find_program("git-annex"), words[0], *options, *words[1:]],
+            [*_ending_with_us(find_program("git-annex")), words[0], *options, *words[1:]],
             cwd=cwd,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -177,9 +214,12 @@ def stream_annex(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
             code = process.wait()
         finally:
             _end_group(process)
+        said.seek(0)
+        text = said.read().decode(errors="replace")
         if code and not told:
-            said.seek(0)
-            raise _failed(("git-annex", *words), code, said.read().decode(errors="replace"))
+            raise _failed(("git-annex", *words), code, text, cwd)
+        if code and text:
+            yield {"said": text}
 
 
 def annex(*words: str, cwd: Path) -> None:

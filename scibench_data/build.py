@@ -1,5 +1,7 @@
 """From descriptors to a DataLad dataset without content, by one ``git fast-import``.
 
+Also what such a dataset looks like on the disk, and putting its links back.
+
 Fixed author, dates and identifiers make the commit the same on every machine, so it can be cited.
 ``main`` holds the descriptor and one annex link for each resource, one commit for each version;
 the ``git-annex`` branch holds where content comes from, so a new mirror is not a new version.
@@ -8,10 +10,11 @@ git-annex's "compute special remote interface".
 """
 
 import datetime as dt
-import os
+import re
 import secrets
+import stat
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -56,10 +59,11 @@ def _commit(ref: str, message: str, seconds: int) -> bytes:
     return head.encode() + text + b"\ndeleteall\n"
 
 
-def _link(resource: Resource) -> bytes:
+def link_text(resource: Resource) -> str:
+    """Return what the link at the resource's path in the work tree points to."""
     up = "../" * resource.path.count("/")
     key = resource.key
-    return f"{up}.git/annex/objects/{annex.object_folder(key)}/{key}/{key}".encode()
+    return f"{up}.git/annex/objects/{annex.object_folder(key)}/{key}/{key}"
 
 
 def _version_stream(package: DataPackage) -> Iterator[bytes]:
@@ -70,7 +74,7 @@ def _version_stream(package: DataPackage) -> Iterator[bytes]:
     yield _file("100644", ".datalad/.gitattributes", b"config annex.largefiles=nothing\n")
     yield _file("100644", "datapackage.json", package.text)
     for resource in package.resources:
-        yield _file("120000", resource.path, _link(resource))
+        yield _file("120000", resource.path, link_text(resource).encode())
     yield f"reset refs/tags/v{package.version}\nfrom refs/heads/main\n\n".encode()
 
 
@@ -171,7 +175,7 @@ def _place_links(folder: Path, package: DataPackage) -> None:
     for parent in sorted({resource.path.rpartition("/")[0] for resource in package.resources}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
     for resource in package.resources:
-        (folder / resource.path).symlink_to(os.fsdecode(_link(resource)))
+        (folder / resource.path).symlink_to(link_text(resource))
 
 
 def build(folder: Path, versions: Sequence[DataPackage]) -> None:
@@ -200,6 +204,114 @@ def build(folder: Path, versions: Sequence[DataPackage]) -> None:
     durable.flush_file(folder.parent)
 
 
+# --- what was built -------------------------------------------------------------------------------
+
+
+def _kind(path: Path) -> int | None:
+    """Return the file type of `path` itself, links not followed; None where nothing is."""
+    try:
+        return stat.S_IFMT(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _folders_above(base: Path, path: Path) -> list[Path]:
+    """Return the folders between `base` and `path`, outermost first."""
+    return [base / parent for parent in path.relative_to(base).parents][-2::-1]
+
+
+def unlinked(folder: Path, resources: Iterable[Resource]) -> list[Resource]:
+    """Return the resources whose place in the work tree is not the link that `build` made.
+
+    Readers go through these links: another target, or a folder that is a link, is other data.
+    """
+    real: dict[Path, bool] = {}
+
+    def linked(resource: Resource) -> bool:
+        path = folder / resource.path
+        for above in _folders_above(folder, path):
+            if above not in real:
+                real[above] = _kind(above) == stat.S_IFDIR
+            if not real[above]:
+                return False
+        return _kind(path) == stat.S_IFLNK and str(path.readlink()) == link_text(resource)
+
+    return [resource for resource in resources if not linked(resource)]
+
+
+def restore_link(folder: Path, resource: Resource) -> None:
+    """Put a resource's link back; what is in its place is kept in ``.git/scibench-data/aside``."""
+    path = folder / resource.path
+    set_aside(folder, folder, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(link_text(resource))
+
+
+def set_aside(folder: Path, base: Path, path: Path) -> None:
+    """Move what lies at `path`, or in place of a folder between `base` and it, out of the way.
+
+    It may be somebody's work: it is moved under a name of its own, and nothing is deleted.
+    """
+    for place in [*_folders_above(base, path), path]:
+        kind = _kind(place)
+        if kind is None or (kind == stat.S_IFDIR and place != path):
+            continue
+        place.parent.chmod(0o755)  # git-annex protects the folders of objects
+        if kind == stat.S_IFDIR:
+            place.chmod(0o755)
+        parts = [part for part in place.relative_to(folder).parts if part != ".git"]
+        aside = (folder / NOTES / "aside" / secrets.token_hex(4)).joinpath(*parts)
+        aside.parent.mkdir(parents=True)
+        place.rename(aside)
+        return
+
+
+def _read(path: Path) -> bytes:
+    """Read one of git's small files; empty where it is gone or is no regular file."""
+    try:
+        with durable.open_regular(path) as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _word(path: Path) -> str:
+    return _read(path).decode("ascii", "replace").strip()
+
+
 def read_commit(folder: Path) -> str:
-    """Return the commit that `build` noted."""
-    return (folder / NOTES / "commit").read_text(encoding="ascii").strip()
+    """Return the commit that `build` noted; empty where the note is gone."""
+    return _word(folder / NOTES / "commit")
+
+
+def _read_ref(folder: Path, ref: str) -> str:
+    """Read a reference as git keeps it in files, without starting a process; empty if absent."""
+    if loose := _word(folder / ".git" / ref):
+        return loose
+    packed = _read(folder / ".git/packed-refs").decode("utf-8", "replace")
+    found = re.search(rf"^([0-9a-f]{{40}}) {re.escape(ref)}$", packed, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def fault(folder: Path, package: DataPackage, commit: str) -> str:
+    """Say what is wrong with the git part of a dataset; empty where it is as it was built.
+
+    Parameters
+    ----------
+    commit
+        The released commit; empty for a version that was derived here.
+    """
+    git, noted, main = folder / ".git", read_commit(folder), _read_ref(folder, "refs/heads/main")
+    config = _read(git / "config")
+    checks = {
+        "the note of its commit is damaged": re.fullmatch("[0-9a-f]{40}", noted),
+        f"noted is commit {noted}, but main is at {main or 'none'}": noted == main,
+        f"its commit is {noted}, released was {commit}": commit in {"", noted},
+        "its branch git-annex is gone": _read_ref(folder, "refs/heads/git-annex"),
+        ".git/HEAD is damaged": re.match(rb"ref: refs/|[0-9a-f]{40}", _read(git / "HEAD")),
+        ".git/config is damaged": b"[core]" in config and b"\tuuid = " in config,
+        ".git/index is gone": (git / "index").is_file(),
+        "datapackage.json differs from the released descriptor": package.text
+        == _read(folder / "datapackage.json"),
+    }
+    return next((what for what, holds in checks.items() if not holds), "")

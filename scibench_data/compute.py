@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scibench_data import durable
 from scibench_data.catalog import load_recipe
 from scibench_data.errors import ScibenchError, UsageError
 
@@ -58,7 +59,8 @@ def main() -> None:
         destination = sys.stdin.readline().rstrip("\n")
         if not destination:
             sys.exit(1)  # git-annex refused the name
-        Path(destination).parent.mkdir(parents=True, exist_ok=True)
-        simulate(path, Path(destination), **parameters)
+        with durable.disk_errors(Path(destination)):
+            Path(destination).parent.mkdir(parents=True, exist_ok=True)
+            simulate(path, Path(destination), **parameters)
     except ScibenchError as error:
         sys.exit(str(error))

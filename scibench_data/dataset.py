@@ -6,13 +6,16 @@ git-annex and is hashed once more here before it is called verified.
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import secrets
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scibench_data import annex, durable, transfer
-from scibench_data.build import NOTES, build, object_path, read_commit
-from scibench_data.catalog import Reference, history
+from scibench_data import build as building
+from scibench_data import durable, transfer
+from scibench_data.build import NOTES, build, object_path
+from scibench_data.catalog import Reference, derived_folder, history
 from scibench_data.descriptor import DataPackage, Resource
 from scibench_data.durable import Stamp
 from scibench_data.errors import (
@@ -25,6 +28,8 @@ from scibench_data.progress import SILENT, Progress
 from scibench_data.settings import Settings
 from scibench_data.transfer import has_recipe
 
+_MARGIN = 8 * 2**20  # git's own files, and what git-annex keeps free [B]
+_BLOCK = 4096  # what the smallest file or folder takes [B]
 _INODES_PER_FILE = 5  # link, object, its two hash folders and its own: counted on a built dataset
 
 
@@ -89,6 +94,8 @@ class Plan:
         Resources with no content, or with content of another size.
     unsure
         Resources with content that nobody hashed since it was last changed.
+    unlinked
+        Resources whose link in the work tree is gone or leads elsewhere.
     free_bytes, free_inodes
         What the file system of the cache has left.
     """
@@ -98,6 +105,7 @@ class Plan:
     built: bool
     missing: tuple[Resource, ...]
     unsure: tuple[Resource, ...]
+    unlinked: tuple[Resource, ...]
     free_bytes: int
     free_inodes: int
 
@@ -115,7 +123,12 @@ class Plan:
     @property
     def nothing_to_do(self) -> bool:
         """Everything is there and was hashed."""
-        return self.built and not self.missing and not self.unsure
+        return self.complete and not self.unsure
+
+    @property
+    def complete(self) -> bool:
+        """Everything is there, hashed or not."""
+        return self.built and not self.missing and not self.unlinked
 
 
 def swhid(commit: str) -> str:
@@ -128,11 +141,31 @@ def dataset_folder(home: Path, package: DataPackage) -> Path:
     return home / "datasets" / package.name / package.version
 
 
+def lock_path(home: Path, name: str, version: str, what: str = "") -> Path:
+    """Return the lock of the work on a version; `what` names work that has a lock of its own."""
+    return home / "locks" / f"{name}-{version}{what}.lock"
+
+
+def is_built(folder: Path) -> bool:
+    """Tell whether `folder` is a dataset of ours, with content or without."""
+    return (folder / NOTES / "commit").is_file()
+
+
 # --- looking --------------------------------------------------------------------------------------
 
 
-def _stamps_path(folder: Path) -> Path:
+def stamps_path(folder: Path) -> Path:
+    """Return where a dataset notes which objects were hashed, and what they looked like then."""
     return folder / NOTES / "stamps.json"
+
+
+def size_of(path: Path) -> int | None:
+    """Return the size of a regular file; what else may lie there has none. [B]"""
+    try:
+        look = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return look.st_size if stat.S_ISREG(look.st_mode) else None
 
 
 def _look(
@@ -145,7 +178,7 @@ def _look(
         known = stamps.get(resource.key)
         if known and known.sha256 == resource.sha256 and known.still(path):
             continue
-        there = path.is_file() and path.stat().st_size == resource.bytes
+        there = size_of(path) == resource.bytes
         (unsure if there else missing).append(resource)
     return missing, unsure
 
@@ -161,31 +194,70 @@ def plan(reference: Reference, settings: Settings, *, check: bool = False) -> Pl
     package = reference.package
     folder = dataset_folder(settings.home, package)
     resources = package.resources_of(reference.subset)
-    stamps = {} if check else durable.read_stamps(_stamps_path(folder))
-    missing, unsure = _look(folder, resources, stamps)
-    place = settings.home
+    with durable.disk_errors(settings.home):
+        built = is_built(folder)
+        stamps = {} if check else durable.read_stamps(stamps_path(folder))
+        missing, unsure = _look(folder, resources, stamps)
+        free_bytes, free_inodes = _free(settings.home)
+        return Plan(
+            reference=reference,
+            folder=folder,
+            built=built,
+            missing=tuple(missing),
+            unsure=tuple(unsure),
+            unlinked=tuple(building.unlinked(folder, resources)) if built else (),
+            free_bytes=free_bytes,
+            free_inodes=free_inodes,
+        )
+
+
+def _free(place: Path) -> tuple[int, int]:
+    """Return the bytes and inodes that are free where `place` is or will be."""
     while not place.exists():
         place = place.parent
     disk = os.statvfs(place)
-    return Plan(
-        reference=reference,
-        folder=folder,
-        built=(folder / NOTES / "commit").is_file(),
-        missing=tuple(missing),
-        unsure=tuple(unsure),
-        free_bytes=disk.f_bavail * disk.f_frsize,
-        free_inodes=disk.f_favail if disk.f_files else 1 << 62,
-    )
+    return disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else 1 << 62
+
+
+def foreign_files(folder: Path, package: DataPackage, subset: str) -> list[str]:
+    """List what lies in a subset's folder of a dataset and is not in its descriptor.
+
+    Returns
+    -------
+    list
+        Paths within the dataset, sorted; folders count only as what is in them.
+    """
+    known = {resource.path for resource in package.resources}
+    found = []
+    for parent, folders, files in os.walk(folder / subset):
+        here = Path(parent)
+        links = [name for name in folders if (here / name).is_symlink()]
+        found += [(here / name).relative_to(folder).as_posix() for name in [*links, *files]]
+    return sorted(path for path in found if path not in known)
+
+
+def refuse_full(place: Path, needed: int) -> None:
+    """Raise where the disk has not `needed` bytes free, and a little more, for what git notes.
+
+    Raises
+    ------
+    SpaceError
+        It has not; the message tells both numbers.
+    """
+    free, _ = _free(place)
+    if needed + _MARGIN > free:
+        message = (
+            f"{place}: {needed + _MARGIN:,} bytes to write, {free:,} free; free some space "
+            "or choose another place with SCIBENCH_DATA_HOME"
+        )
+        raise SpaceError(message)
 
 
 def _refuse_impossible(plan: Plan, settings: Settings) -> None:
     place = settings.home
-    if plan.bytes > plan.free_bytes:
-        message = (
-            f"{place}: {plan.bytes:,} bytes to write, {plan.free_bytes:,} free; free some space "
-            "or choose another place with SCIBENCH_DATA_HOME"
-        )
-        raise SpaceError(message)
+    if plan.built and not plan.missing:
+        return
+    refuse_full(place, plan.bytes + _BLOCK * plan.inodes)
     if plan.inodes > plan.free_inodes:
         message = (
             f"{place}: {plan.inodes:,} inodes needed, {plan.free_inodes:,} free; free some files "
@@ -214,6 +286,7 @@ def get(
     """Build the dataset if need be, fetch or make what is missing, hash what nobody hashed.
 
     Returns only when every file of the subset has its published SHA-256 and lies on the disk.
+    What stands in the place of a link or of an object is moved to ``.git/scibench-data/aside``.
 
     Parameters
     ----------
@@ -233,78 +306,72 @@ def get(
     """
     folder = dataset_folder(settings.home, reference.package)
     first = plan(reference, settings, check=check)
-    if not first.nothing_to_do:
+    if not first.nothing_to_do and not _only_hashed(first, progress):
         _refuse_impossible(first, settings)
-        name = f"{reference.package.name}-{reference.package.version}.lock"
-        with (
-            durable.disk_errors(settings.home),
-            durable.lock(settings.home / "locks" / name, settings.lock_timeout),
-        ):
+        with durable.disk_errors(settings.home), locked(reference, settings):
             if not first.built:
-                _ensure_built(reference, folder)
-            _complete(reference, settings, check=check, progress=progress)
+                ensure_built(reference, folder)
+            _complete(reference, settings, check=check and not first.complete, progress=progress)
     return _existing(reference, folder)
 
 
-def adopt(
-    reference: Reference,
-    versions: Sequence[DataPackage],
-    contents: Mapping[str, Path],
-    settings: Settings,
-) -> None:
-    """Build a dataset and move files that are already on this disk into it, by their checksum.
+def _only_hashed(look: Plan, progress: Progress) -> bool:
+    """Hash what is unsure where nothing else is to do; tell whether all of it is right.
 
-    Parameters
-    ----------
-    versions
-        The dataset's history, oldest first.
-    contents
-        Resource path -> file, which must have the resource's bytes.
+    This takes no lock and needs nothing to be written: a cache can be a copy on a read-only disk.
+    """
+    if not look.complete:
+        return False
+    path = stamps_path(look.folder)
+    stamps = durable.read_stamps(path)
+    bad = _hash(look.folder, look.unsure, stamps, progress)
+    with contextlib.suppress(SpaceError):
+        durable.write_stamps(path, stamps)
+    return not bad
+
+
+def locked(reference: Reference, settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of a version's dataset."""
+    package = reference.package
+    path = lock_path(settings.home, package.name, package.version)
+    return durable.lock(path, settings.lock_timeout)
+
+
+def ensure_built(reference: Reference, folder: Path, versions: Sequence[DataPackage] = ()) -> None:
+    """Build the dataset where it is not built.
 
     Raises
     ------
     IntegrityError
-        A file is not what the descriptor says.
+        Something else has its place.
     """
-    folder = dataset_folder(settings.home, reference.package)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if not folder.exists():
-        build(folder, versions)
-    files = [str(path) for path in contents.values()]
-    for start in range(0, len(files), transfer.ARGUMENTS):
-        words = ("reinject", "--known", "--", *files[start : start + transfer.ARGUMENTS])
-        for _ in annex.stream_annex(*words, cwd=folder):
-            pass
-    refused, _ = _look(folder, [reference.package.resource(path) for path in contents], {})
-    absent = [r.path for r in refused if not object_path(folder, r).is_file()]
-    if absent:
-        message = f"{contents[absent[0]]}: not the bytes of {absent[0]}; take the right file"
-        raise IntegrityError(message)
-    durable.flush_filesystem(folder)
-
-
-def _ensure_built(reference: Reference, folder: Path) -> None:
-    if (folder / NOTES / "commit").is_file():
+    if is_built(folder):
         return
-    if folder.exists():
+    if os.path.lexists(folder):
         message = (
             f"{folder}: not a dataset of ours, but it has the place of {reference}; "
             "move it away and try again"
         )
         raise IntegrityError(message)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    build(folder, history(reference.release))
+    build(folder, versions or history(reference.release))
 
 
 def _existing(reference: Reference, folder: Path) -> Dataset:
-    if (folder / "datapackage.json").read_bytes() != reference.package.text:
-        name = f"{reference.package.name}@{reference.package.version}"
+    _must_be_sound(reference, folder)
+    return Dataset(reference=reference, folder=folder, commit=building.read_commit(folder))
+
+
+def _must_be_sound(reference: Reference, folder: Path) -> None:
+    package = reference.package
+    what = building.fault(folder, package, reference.release.commit)
+    if what:
+        name, (base, _, scale) = package.name, package.version.partition("+scale.")
+        again = f"scibench-data get {name}@{base} --scale {scale}" if scale else "get it again"
         message = (
-            f"{folder / 'datapackage.json'}: differs from the released descriptor of {name}; "
-            f"run: scibench-data remove {name}, then get it again"
+            f"{folder}: {what}; run: scibench-data remove {name}@{package.version}, then {again}"
         )
         raise IntegrityError(message)
-    return Dataset(reference=reference, folder=folder, commit=read_commit(folder))
 
 
 def find(reference: Reference, settings: Settings) -> Dataset:
@@ -316,7 +383,7 @@ def find(reference: Reference, settings: Settings) -> Dataset:
         It, or part of its content, is not there.
     """
     look = plan(reference, settings)
-    if not look.built or look.missing:
+    if not look.complete:
         message = f"{reference}: not complete in {look.folder}; run: scibench-data get {reference}"
         raise NotFoundError(message)
     return _existing(reference, look.folder)
@@ -324,25 +391,29 @@ def find(reference: Reference, settings: Settings) -> Dataset:
 
 def _complete(reference: Reference, settings: Settings, *, check: bool, progress: Progress) -> None:
     now = plan(reference, settings, check=check)
-    _recover(now.folder)
-    stamps = durable.read_stamps(_stamps_path(now.folder))
+    _must_be_sound(reference, now.folder)
+    transfer.recover(now.folder)
+    for resource in now.unlinked:
+        building.restore_link(now.folder, resource)
+    stamps = durable.read_stamps(stamps_path(now.folder))
     wanted = [*now.missing, *_hash(now.folder, now.unsure, stamps, progress)]
     if wanted:
+        objects = now.folder / ".git/annex/objects"
         for resource in wanted:
-            _set_aside(now.folder, resource)
-        busy = now.folder / NOTES / "busy"
-        durable.write_whole(busy, _boot().encode(), replace=True)
-        transfer.fetch(now.folder, reference, wanted, settings, progress)
-        still_bad = _hash(now.folder, wanted, stamps, progress)
-        if still_bad:
-            message = (
-                f"{still_bad[0].path}: content differs from its published SHA-256 "
-                f"{still_bad[0].sha256}; report it: this version can't be had from its sources"
-            )
-            raise IntegrityError(message)
-        durable.flush_filesystem(now.folder)
-        busy.unlink()
-    durable.write_stamps(_stamps_path(now.folder), stamps)
+            building.set_aside(now.folder, objects, object_path(now.folder, resource))
+        with transfer.noted(now.folder):
+            transfer.fetch(now.folder, reference, wanted, settings, progress)
+            _must_be_right(_hash(now.folder, wanted, stamps, progress))
+    durable.write_stamps(stamps_path(now.folder), stamps)
+
+
+def _must_be_right(bad: Sequence[Resource]) -> None:
+    if bad:
+        message = (
+            f"{bad[0].path}: content differs from its published SHA-256 {bad[0].sha256}; "
+            "report it: this version can't be had from its sources"
+        )
+        raise IntegrityError(message)
 
 
 def _hash(
@@ -354,7 +425,7 @@ def _hash(
     with progress.task("check", sum(resource.bytes for resource in resources)) as task:
         for resource in resources:
             path = object_path(folder, resource)
-            stamp = durable.stamp(path) if path.is_file() else None
+            stamp = durable.stamp(path) if size_of(path) is not None else None
             if stamp and stamp.sha256 == resource.sha256:
                 stamps[resource.key] = stamp
             else:
@@ -365,84 +436,43 @@ def _hash(
     return bad
 
 
-@contextlib.contextmanager
-def keeping_stamps(dataset: Dataset) -> Iterator[None]:
-    """Renew stamps after what only adds a name to an object, as a hard link does."""
-    stamps = durable.read_stamps(_stamps_path(dataset.folder))
-    known = [(r.key, dataset.object(r)) for r in dataset.resources if r.key in stamps]
-    sure = [(key, path) for key, path in known if stamps[key].still(path)]
-    yield
-    renewed = {
-        key: durable.stamp(path, stamps[key].sha256)
-        for key, path in sure
-        if not stamps[key].still(path)
-    }
-    if renewed:
-        with contextlib.suppress(SpaceError):
-            durable.write_stamps(_stamps_path(dataset.folder), stamps | renewed)
-
-
 def forget_stamp(folder: Path, resource: Resource) -> None:
     """Make the next `get` hash a resource again, whatever its size and time say."""
-    stamps = durable.read_stamps(_stamps_path(folder))
+    stamps = durable.read_stamps(stamps_path(folder))
     if stamps.pop(resource.key, None):
-        durable.write_stamps(_stamps_path(folder), stamps)
-
-
-def _set_aside(folder: Path, resource: Resource) -> None:
-    """Move a damaged object, if there is one, to ``.git/annex/bad``, as ``git annex fsck`` does."""
-    path = object_path(folder, resource)
-    if not path.exists():
-        return
-    path.parent.chmod(0o755)
-    aside = folder / ".git/annex/bad" / resource.key
-    aside.parent.mkdir(exist_ok=True)
-    path.replace(aside)
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return "unknown"
-
-
-def _recover(folder: Path) -> None:
-    """Clear what a power cut during `get` can leave: empty journal files, dead locks, partials."""
-    busy = folder / NOTES / "busy"
-    if not busy.exists() or busy.read_text(encoding="ascii") == _boot():
-        return
-    for path in (folder / ".git/annex/journal").glob("*"):
-        if path.is_file() and path.stat().st_size == 0:
-            path.unlink()
-    for path in (folder / ".git").rglob("*.lock"):
-        path.unlink()
-    for path in (folder / ".git/annex/tmp").glob("*"):
-        if path.is_file():
-            path.unlink()
-    busy.unlink()
+        durable.write_stamps(stamps_path(folder), stamps)
 
 
 def remove(reference: Reference, settings: Settings) -> int:
     """Delete a version's dataset from the cache and return the bytes that were in it.
+
+    Of a version that was derived here, the descriptor goes too.
 
     Raises
     ------
     NotFoundError
         It is not there.
     """
-    folder = dataset_folder(settings.home, reference.package)
-    if not folder.exists():
-        message = (
-            f"{reference.package.name}@{reference.package.version}: not in {folder}; nothing to do"
-        )
-        raise NotFoundError(message)
-    name = f"{reference.package.name}-{reference.package.version}.lock"
-    with durable.lock(settings.home / "locks" / name, settings.lock_timeout):
-        size = sum(path.lstat().st_size for path in folder.rglob("*"))
-        gone = folder.with_name(f".{folder.name}.removed")
-        if gone.exists():
-            durable.remove_tree(gone)
-        folder.rename(gone)
-        durable.remove_tree(gone)
+    package = reference.package
+    folder = dataset_folder(settings.home, package)
+    places = [folder]
+    if reference.release.derived:
+        places.append(derived_folder(settings.home, package.name, package.version))
+    with durable.disk_errors(settings.home):
+        _must_be_there(places)  # before the lock too: no lock file for what was never here
+        with locked(reference, settings):
+            _must_be_there(places)
+            size = sum(path.lstat().st_size for path in folder.rglob("*"))
+            for place in filter(os.path.lexists, places):
+                gone = place.with_name(f".{place.name}.removed-{secrets.token_hex(4)}")
+                place.rename(gone)
+            for place in places:
+                for gone in place.parent.glob(f".{place.name}.removed*"):
+                    durable.remove_tree(gone)
     return size
+
+
+def _must_be_there(places: Sequence[Path]) -> None:
+    if not any(map(os.path.lexists, places)):
+        message = f"{places[0]}: not in the cache; nothing to do"
+        raise NotFoundError(message)

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from scibench_data.errors import LockedError, SpaceError
 
-_WRITE_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_PLACE = {errno.ENOTDIR, errno.ENAMETOOLONG}  # a file where a folder should be
+_WRITE_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG} | _FULL | _NO_PLACE
 
 
 @contextlib.contextmanager
@@ -31,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     Raises
     ------
     SpaceError
-        The disk is full, over quota, read-only, or not ours to write.
+        The disk is full, over quota, read-only, not ours to write, or has no such place.
     """
     try:
         yield
@@ -39,13 +41,22 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno not in _WRITE_REFUSED:
             raise
         where = error.filename or path
-        cure = (
-            "free some space"
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}
-            else ("make it writable or choose another place with SCIBENCH_DATA_HOME")
-        )
+        cure = "make it writable or choose another place with SCIBENCH_DATA_HOME"
+        if error.errno in _FULL:
+            cure = "free some space"
+        elif error.errno in _NO_PLACE:
+            cure = "choose another place with SCIBENCH_DATA_HOME"
         message = f"{where}: {error.strerror}; {cure}"
         raise SpaceError(message) from error
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it; a file in its place is told like one further up."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        code = errno.ENOTDIR
+        raise NotADirectoryError(code, os.strerror(code), str(path)) from error
 
 
 @contextlib.contextmanager
@@ -64,7 +75,7 @@ def lock(path: Path, timeout: float = 3600.0) -> Iterator[None]:
     import filelock
 
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         held = filelock.FileLock(path, timeout=timeout, fallback_to_soft=False)
         try:
             held.acquire()
@@ -114,7 +125,7 @@ def write_whole(path: Path, content: bytes, *, replace: bool = False) -> None:
         The disk refuses.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             with beside.open("wb") as file:
@@ -152,10 +163,13 @@ def sha256_file(path: Path) -> str:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder, write-protected annex objects included.
+    """Delete a folder, write-protected annex objects included; of a link, only the link.
 
     What a process that is just ending still changes in it is left for the next time.
     """
+    if path.is_symlink():
+        path.unlink()
+        return
     for folder, _, _ in os.walk(path):
         with contextlib.suppress(FileNotFoundError):
             os.chmod(folder, 0o700)  # noqa: PTH101  (os.walk gives strings)

@@ -1,14 +1,18 @@
 """Plain files out of a dataset: shared with the cache where the disk can, else copied."""
 
+import contextlib
 import fcntl
 import os
+import secrets
 import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from scibench_data import durable
-from scibench_data.dataset import Dataset, keeping_stamps
+from scibench_data.dataset import Dataset, stamps_path
 from scibench_data.descriptor import Resource
-from scibench_data.errors import IntegrityError
+from scibench_data.errors import IntegrityError, SpaceError, UsageError
 from scibench_data.progress import SILENT, Progress
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file until one of them changes
@@ -18,41 +22,83 @@ def place(dataset: Dataset, destination: Path, progress: Progress = SILENT) -> l
     """Put the subset's files into `destination` as plain files: reflink, else hard link, else copy.
 
     A hard link shares its bytes with the cache and is write-protected. A file that is already
-    there with the right bytes is left alone.
+    there with the right bytes is left alone. All places are looked at before the first is filled.
 
     Raises
     ------
+    UsageError
+        `destination` is a file, or lies within the dataset.
     IntegrityError
-        A file of that name with other bytes is in the way; it is not overwritten.
+        Something else of that name is in the way; it is not overwritten.
     """
-    placed = []
-    done = 0
+    _refuse_destination(dataset, destination)
+    targets = {
+        destination / resource.path.removeprefix(f"{dataset.subset}/"): resource
+        for resource in dataset.resources
+    }
     with (
         durable.disk_errors(destination),
-        keeping_stamps(dataset),
+        _keeping_stamps(dataset),
         progress.task("place", dataset.bytes) as task,
     ):
-        for resource in dataset.resources:
-            target = destination / resource.path.removeprefix(f"{dataset.subset}/")
+        empty = {t: r for t, r in targets.items() if _is_free(t, destination, r)}
+        done = dataset.bytes - sum(resource.bytes for resource in empty.values())
+        for target, resource in empty.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists() or target.is_symlink():
-                _must_be_same(target, resource)
-            else:
-                _place(dataset.object(resource), target)
-            placed.append(target)
+            _place(dataset.object(resource), target)
             done += resource.bytes
             task.update(done, note=target.name)
-    return placed
+    return list(targets)
 
 
-def _must_be_same(target: Path, resource: Resource) -> None:
-    if target.is_symlink() or durable.sha256_file(target) != resource.sha256:
-        message = f"{target}: in the way with other content; move it away or choose another folder"
-        raise IntegrityError(message)
+def _refuse_destination(dataset: Dataset, destination: Path) -> None:
+    if os.path.lexists(destination) and not destination.is_dir():
+        message = f"{destination}: not a folder; choose another place for the files"
+        raise UsageError(message)
+    if destination.resolve().is_relative_to(dataset.folder.resolve()):
+        message = f"{destination}: within the dataset itself; choose a folder outside of the cache"
+        raise UsageError(message)
+
+
+def _is_free(target: Path, destination: Path, resource: Resource) -> bool:
+    """Tell whether a file is still to be placed; what else is in its place is an error."""
+    for parent in target.relative_to(destination).parents:
+        folder = destination / parent
+        outside = not folder.resolve().is_relative_to(destination.resolve())
+        if outside or (os.path.lexists(folder) and not folder.is_dir()):
+            raise _in_the_way(folder, "it is not a folder of its own")
+    if not os.path.lexists(target):
+        return True
+    if not stat.S_ISREG(target.lstat().st_mode):
+        raise _in_the_way(target, "it is not a plain file")
+    if durable.sha256_file(target) != resource.sha256:
+        raise _in_the_way(target, "it has other content")
+    return False
+
+
+def _in_the_way(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(f"{path}: in the way, {why}; move it away or choose another folder")
+
+
+@contextlib.contextmanager
+def _keeping_stamps(dataset: Dataset) -> Iterator[None]:
+    """Renew stamps after what only adds a name to an object, as a hard link does."""
+    stamps = durable.read_stamps(stamps_path(dataset.folder))
+    known = [(r.key, dataset.object(r)) for r in dataset.resources if r.key in stamps]
+    sure = [(key, path) for key, path in known if stamps[key].still(path)]
+    yield
+    renewed = {
+        key: durable.stamp(path, stamps[key].sha256)
+        for key, path in sure
+        if not stamps[key].still(path)
+    }
+    if renewed:
+        with contextlib.suppress(SpaceError):
+            durable.write_stamps(stamps_path(dataset.folder), stamps | renewed)
 
 
 def _place(source: Path, target: Path) -> None:
-    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         if not _reflink(source, beside):
             try:

@@ -1,14 +1,16 @@
 """Let git-annex get content, watch it, and say plainly why something did not come."""
 
+import contextlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from scibench_data import annex
+from scibench_data import annex, durable
+from scibench_data.build import NOTES
 from scibench_data.catalog import Reference
 from scibench_data.descriptor import Resource
-from scibench_data.errors import IntegrityError, NetworkError, ScibenchError
+from scibench_data.errors import IntegrityError, NetworkError, ScibenchError, SpaceError
 from scibench_data.progress import Progress
 from scibench_data.settings import Settings
 
@@ -16,6 +18,39 @@ ARGUMENTS = 500
 """File names in one call of git-annex; more, and it is told the whole subset."""
 
 _BUSY_WAITS = (1, 2, 4, 8, 16)  # [s]
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+@contextlib.contextmanager
+def noted(folder: Path) -> Iterator[None]:
+    """Note that content is on its way, flush it, and take the note back when all is well."""
+    busy = folder / NOTES / "busy"
+    durable.write_whole(busy, _boot().encode(), replace=True)
+    yield
+    durable.flush_filesystem(folder)
+    busy.unlink()
+
+
+def recover(folder: Path) -> None:
+    """Clear what a power cut during a transfer can leave: empty journal files, locks, partials."""
+    busy = folder / NOTES / "busy"
+    if not busy.exists() or busy.read_bytes() == _boot().encode():
+        return
+    for path in (folder / ".git/annex/journal").glob("*"):
+        if path.is_file() and path.stat().st_size == 0:
+            path.unlink()
+    for path in (folder / ".git").rglob("*.lock"):
+        path.unlink()
+    for path in (folder / ".git/annex/tmp").glob("*"):
+        if path.is_file():
+            path.unlink()
+    busy.unlink()
 
 
 def has_recipe(reference: Reference, resource: Resource) -> bool:
@@ -38,6 +73,8 @@ def fetch(
         A source gave other bytes than were published.
     NetworkError
         A file can't be reached.
+    SpaceError
+        The disk refused.
     ScibenchError
         A recipe failed.
     """
@@ -84,6 +121,8 @@ def _fetch_once(
                 finished[path] = bytes_of.get(path, 0)
             elif path:
                 failed[path] = " ".join([*record.get("error-messages", []), record.get("note", "")])
+            elif "said" in record:
+                failed = {path: f"{why} {record['said']}" for path, why in failed.items()}
             task.update(sum(finished.values()), note=path)
     return failed
 
@@ -95,7 +134,6 @@ _PLAIN = {
     "Not Found": "it is not there any more (404)",
     "Forbidden": "its host forbids it (403)",
     "erification of content failed": "it is not the published content",
-    "not enough free space": "the disk is too full",
 }
 """What git-annex says of a failed transfer, and what that means."""
 
@@ -112,6 +150,11 @@ def _explain(reference: Reference, failed: Mapping[str, str]) -> ScibenchError:
     path, why = next(iter(failed.items()))
     reason = _plainly(why)
     subject = f"{reference}: {len(failed)} files could not be had, {path} first"
+    if annex.disk_refused(why):
+        return SpaceError(
+            f"{subject}: the disk refused ({reason}); free some space "
+            "or choose another place with SCIBENCH_DATA_HOME"
+        )
     if "erification of content failed" in why:
         return IntegrityError(
             f"{subject}: the source gave other bytes than were published ({reason}); "

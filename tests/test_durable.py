@@ -105,8 +105,11 @@ def test_a_lock_through_a_link_is_refused(tmp_path: Path) -> None:
 def test_a_place_that_is_a_file_gives_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "locks").write_bytes(b"")
 
-    with pytest.raises(OSError, match="locks"), durable.lock(tmp_path / "locks" / "a.lock"):
+    refused = r"locks: Not a directory; choose another place"
+    with pytest.raises(SpaceError, match=refused), durable.lock(tmp_path / "locks" / "a.lock"):
         pytest.fail("held")
+    with pytest.raises(SpaceError, match=refused):
+        durable.write_whole(tmp_path / "locks" / "a", b"1")
 
 
 # --- whole files ----------------------------------------------------------------------------------
@@ -185,6 +188,8 @@ def test_a_folder_that_is_a_link_can_be_written_and_flushed(tmp_path: Path) -> N
         (errno.EDQUOT, "free some space"),
         (errno.EROFS, "make it writable or choose another place"),
         (errno.EACCES, "make it writable or choose another place"),
+        (errno.ENOTDIR, "choose another place"),
+        (errno.ENAMETOOLONG, "choose another place"),
     ],
 )
 def test_a_refusal_says_where_why_and_what_to_do(tmp_path: Path, code: int, cure: str) -> None:
@@ -301,3 +306,13 @@ def test_a_write_protected_tree_is_removed_and_what_it_links_to_stays(tmp_path: 
 
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept" / "a").read_bytes() == b"1"
+
+
+def test_of_a_link_to_a_tree_only_the_link_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir(mode=0o555)
+    (tmp_path / "link").symlink_to("kept", target_is_directory=True)
+
+    durable.remove_tree(tmp_path / "link")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o555
