@@ -6,6 +6,8 @@ Arrays, torch and the rest of what is slow to import are imported by the verbs t
 """
 
 import dataclasses
+import math
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from scibench_data.build import read_commit
 from scibench_data.catalog import Reference, Release
 from scibench_data.dataset import swhid
 from scibench_data.descriptor import DataPackage
+from scibench_data.errors import NotFoundError, ScibenchError, UsageError
 from scibench_data.progress import SILENT, Progress
 from scibench_data.settings import Settings, load_settings
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from scibench_data.diagnosis import Finding
+    from scibench_data.result import Result
     from scibench_data.run import Run
     from scibench_data.store import Layout, Store
     from scibench_data.verification import Report
@@ -50,12 +54,56 @@ class Dataset(dataset.Dataset):
         """Return a `torch.utils.data.IterableDataset` of whole batches of one split."""
         from scibench_data import loader, run
 
+        _check_whole("seed", seed, 0, MAX_SEED)
+        loader.check_batch_size(batch_size)  # before anything is written
         source = run.open_source(self.package, self.open())
         return loader.torch_dataset(source, split, batch_size, seed=seed)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(dataset.Plan):
+    """What `get` would do, decided from a look at the disk.
+
+    Attributes
+    ----------
+    estimated
+        Nobody made a simulation of this size here: `missing` lists the files of the released one,
+        and numbers of files, bytes and inodes are `share` times theirs.
+    """
+
+    estimated: bool = False
+    share: float = 1.0
+
+    @property
+    def files(self) -> int:
+        """How many files are to be fetched or made."""
+        return math.ceil(len(self.missing) * self.share)
+
+    @property
+    def bytes(self) -> int:
+        """What is to be fetched or made. [B]"""
+        return math.ceil(super().bytes * self.share)
+
+    @property
+    def inodes(self) -> int:
+        """About how many files, folders and links that adds."""
+        return math.ceil(super().inodes * self.share)
+
+
+MAX_SEED = 2**32 - 1
+
+
 def _settings(settings: Settings | None) -> Settings:
     return settings or load_settings()
+
+
+def _check_whole(subject: str, value: Any, low: int, high: int | None = None) -> None:
+    """Raise a UsageError for what is not a whole number in the range."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        upper = "" if high is None else f" to {high}"
+        message = f"{subject}: expected a whole number from {low}{upper}, got {value!r}; correct it"
+        raise UsageError(message)
 
 
 def _resolve(
@@ -66,13 +114,54 @@ def _resolve(
         return reference
     from scibench_data import derive
 
+    _check_whole("scale", scale, 1)
     return derive.derive(reference, scale, settings, progress)
 
 
-def plan(name: str, *, settings: Settings | None = None, check: bool = False) -> dataset.Plan:
-    """Say what `get` would do, without doing it."""
+def plan(
+    name: str, *, scale: int | None = None, settings: Settings | None = None, check: bool = False
+) -> Plan:
+    """Say what `get` would do, without doing it; see `get` for `scale` and `check`.
+
+    A simulation of another size that was not made here yet is estimated from the released one.
+
+    Raises
+    ------
+    NotFoundError
+        No such package, version or subset.
+    UsageError
+        The subset can't be scaled.
+    """
     chosen = _settings(settings)
-    return dataset.plan(catalog.resolve(name, chosen.home), chosen, check=check)
+    reference = catalog.resolve(name, chosen.home)
+    share = None
+    if scale is not None:
+        reference, share = _scaled(reference, scale, chosen)
+    look = vars(dataset.plan(reference, chosen, check=check))
+    return Plan(**look) if share is None else Plan(**look, estimated=True, share=share)
+
+
+def _scaled(
+    reference: Reference, samples: int, settings: Settings
+) -> tuple[Reference, float | None]:
+    """Return the version with `samples` samples; if it isn't here, with the released files.
+
+    The second value is then the share of the released samples that it would have, else None.
+    """
+    _check_whole("scale", samples, 1)
+    package = reference.package
+    recipe = package.subsets[reference.subset].recipe
+    if recipe is None or not recipe.scale or "+" in package.version:
+        message = f"{reference}: can't be scaled; name a released version and a simulated subset"
+        raise UsageError(message)
+    version = f"{package.version}+scale.{samples}"
+    folder = catalog.derived_folder(settings.home, package.name, version)
+    if (folder / "datapackage.json").is_file():
+        return catalog.resolve(f"{package.name}@{version}:{reference.subset}", settings.home), None
+    release = dataclasses.replace(reference.release, version=version, folder=folder, commit="")
+    foreseen = dataclasses.replace(package, version=version)
+    share = samples / float(recipe.parameters[recipe.scale])
+    return Reference(release=release, package=foreseen, subset=reference.subset), share
 
 
 def get(
@@ -103,6 +192,9 @@ def get(
         See `scibench_data.errors`.
     """
     chosen = _settings(settings)
+    if to == "":
+        message = "to: expected a folder, got an empty text; name one, '.' for the current one"
+        raise UsageError(message)
     reference = _resolve(name, scale, chosen, progress)
     found = dataset.get(reference, chosen, check=check, progress=progress)
     if to is not None:
@@ -157,7 +249,17 @@ def torch(
     seed: int = 0,
     settings: Settings | None = None,
 ) -> Any:
-    """Return a `torch.utils.data.IterableDataset` of whole batches of one split."""
+    """Return a `torch.utils.data.IterableDataset` of whole batches of one split.
+
+    Raises
+    ------
+    UsageError
+        `batch_size` or `seed` is not a number that can be meant.
+    """
+    from scibench_data import loader
+
+    _check_whole("seed", seed, 0, MAX_SEED)
+    loader.check_batch_size(batch_size)  # before anything is fetched
     return get(name, settings=settings).torch(split, batch_size, seed=seed)
 
 
@@ -177,7 +279,7 @@ def train(
     Parameters
     ----------
     seed
-        Of the initial weights and the order of samples.
+        Of the initial weights and the order of samples, from 0 to 2**32 - 1.
     device
         By default the accelerator where there is one, else ``cpu``.
     out
@@ -188,6 +290,10 @@ def train(
     from scibench_data import run
 
     chosen = _settings(settings)
+    _check_whole("seed", seed, 0, MAX_SEED)
+    if out == "":
+        message = "out: expected a folder, got an empty text; name one, or leave it out"
+        raise UsageError(message)
     options = run.Options(
         seed=seed, device=device, out=Path(out) if out else None, overrides=overrides
     )
@@ -218,8 +324,7 @@ def verify(
     chosen = _settings(settings)
     report = verification.verify(target, chosen, progress)
     if replay:
-        again = verification.replay(report, chosen, progress)
-        report = dataclasses.replace(report, links=(*report.links, again))
+        report = verification.replay(report, chosen, progress)
     return report
 
 
@@ -234,14 +339,10 @@ def cite(target: str, style: str = "bibtex", *, settings: Settings | None = None
         ``bibtex``, ``apa``, ``ris``, ``cff`` or ``csl-json``.
     """
     from scibench_data import citation
-    from scibench_data.result import read_result
 
     chosen = _settings(settings)
-    file = Path(target)
-    if file.is_dir():
-        file /= "result.json"
-    if file.is_file() or file.suffix == ".json":
-        result = read_result(file).result
+    result = _result_of(target)
+    if result is not None:
         package = catalog.resolve(f"{result.dataset.name}@{result.dataset.version}", chosen.home)
         cited = citation.citation_of_result(result.to_json(), package.package)
         return citation.cite(cited, style)
@@ -250,9 +351,73 @@ def cite(target: str, style: str = "bibtex", *, settings: Settings | None = None
     return citation.cite(citation.citation_of_package(reference.package, commit), style)
 
 
+def _result_of(target: str) -> "Result | None":
+    """Read the result that `target` names: a ``.json`` file, or the folder of a run.
+
+    The name of a package stands for the package, also beside a file or folder of that name.
+    """
+    from scibench_data.result import read_result
+
+    path = Path(target)
+    if path.suffix == ".json":
+        return read_result(path).result
+    if (path / "result.json").is_file():
+        return read_result(path / "result.json").result
+    package = target.partition(":")[0].partition("@")[0]
+    if package in catalog.package_names() or not path.exists():
+        return None
+    return read_result(path / "result.json" if path.is_dir() else path).result
+
+
+def cited_version(target: str) -> str:
+    """Return ``NAME@VERSION`` of what `cite` cites for `target`; a package's name as it is."""
+    result = _result_of(target)
+    return target if result is None else f"{result.dataset.name}@{result.dataset.version}"
+
+
+def yanked(name: str, *, settings: Settings | None = None) -> tuple[str, str]:
+    """Return why a version should not be used any more, and that with what to use instead.
+
+    Both are empty when it may be used. A derived version shares the fate of the released one.
+
+    Raises
+    ------
+    NotFoundError
+        No such package, version or subset.
+    """
+    package = catalog.resolve(name, _settings(settings).home).package
+    released = package.version.partition("+")[0]
+    known = catalog.releases(package.name)
+    reason = next((each.yanked for each in known if each.version == released), "")
+    if not reason:
+        return "", ""
+    try:
+        cure = f"use {package.name}@{catalog.find_release(package.name).version}"
+    except NotFoundError:
+        cure = "no version of it is left to use"
+    return reason, f"{package.name}@{package.version}: yanked ({reason}); {cure}"
+
+
 def list_packages() -> list[dict[str, Any]]:
-    """Return one entry for each data package: its newest version, title, subsets and sizes."""
-    return [_entry(catalog.find_release(name)) for name in catalog.package_names()]
+    """Return one entry for each data package: its newest version, title, subsets and sizes.
+
+    ``note`` says what is the matter with a package that is damaged or wholly yanked, else nothing.
+    """
+    return [_listed(name) for name in catalog.package_names()]
+
+
+def _listed(name: str) -> dict[str, Any]:
+    try:
+        newest = catalog.releases(name)[-1]
+        try:
+            return {**_entry(catalog.find_release(name)), "note": ""}
+        except NotFoundError:
+            return {**_entry(newest), "note": f"every version is yanked: {newest.yanked}"}
+    except (ScibenchError, OSError, IndexError) as error:
+        problem = " ".join(str(error).split()) or "has no version"
+        unknown: dict[str, Any] = {"version": "", "title": "", "subsets": {}, "licenses": []}
+        note = f"damaged: {problem}; install scibench-data again"
+        return {"name": name, **unknown, "model": name in catalog.model_names(), "note": note}
 
 
 def _entry(release: Release) -> dict[str, Any]:

@@ -4,9 +4,10 @@ Results go to standard output, everything else to standard error. One place, `ma
 into messages and exit codes.
 """
 
-import json
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,8 +15,10 @@ from typing import Any, NoReturn
 import click
 
 import scibench_data as sbd  # its names load their modules when they are used: --help stays quick
+from scibench_data import present
 from scibench_data.errors import DescriptorError, ScibenchError
 from scibench_data.progress import SILENT, Progress
+from scibench_data.terminal import choose_progress, show, size, table
 
 _SECTIONS = {
     "The main job": ("get", "train", "verify", "cite"),
@@ -23,6 +26,7 @@ _SECTIONS = {
     "Work with arrays": ("materialize", "open"),
     "Housekeeping": ("remove", "doctor", "completion"),
 }
+_SEED = click.IntRange(0, 2**32 - 1)  # what torch and NumPy both take
 _STYLES = ("bibtex", "apa", "ris", "cff", "csl-json")
 
 
@@ -87,42 +91,26 @@ def _prepare(
     settings = sbd.load_settings(jobs=jobs, offline=offline)
     if quiet or not settings.progress:
         return settings, SILENT
-    from scibench_data.terminal import choose_progress
-
     return settings, choose_progress(wanted=True)
 
 
-def _say(text: str, **style: Any) -> None:
-    click.secho(text, err=True, **style)
+class _Folder(click.Path):
+    """A path that is not empty: an empty text would mean the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse the empty text."""
+        if value == "":
+            self.fail("expected a folder, got an empty text; '.' is the current one", param, ctx)
+        return super().convert(value, param, ctx)
 
 
-def _answer(verb: str, content: dict[str, Any], *, ok: bool = True) -> None:
-    answer = {"schema": f"scibench-data/{verb}/1", "ok": ok, **content}
-    click.echo(json.dumps(answer, indent=1, ensure_ascii=False))
+def _warn_if_yanked(name: str) -> str:
+    """Warn of a version that should not be used any more, and return the reason."""
+    from scibench_data.api import yanked
 
-
-def _size(number: float) -> str:
-    from scibench_data.terminal import size
-
-    return size(number)
-
-
-def _table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
-) -> None:
-    from scibench_data.terminal import table
-
-    table(headings, rows, styles)
-
-
-def _facts(rows: Sequence[tuple[str, str]]) -> None:
-    """Print name and value line by line; what is empty is left out."""
-    from scibench_data.terminal import show
-
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        if value:
-            click.echo(f"{name:<{width}}  {show(value, 2000)}")
+    reason, advice = yanked(name)
+    present.yanked(reason, advice)
+    return reason
 
 
 # --- the main job ---------------------------------------------------------------------------------
@@ -130,9 +118,8 @@ def _facts(rows: Sequence[tuple[str, str]]) -> None:
 
 @cli.command(short_help="Get a version of a package, every file verified.")
 @_name
-@click.option(
-    "--to", type=click.Path(path_type=Path), help="Also place plain files in this folder."
-)
+@click.option("--to", type=_Folder(path_type=Path, file_okay=False),
+              help="Also place plain files in this folder.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Hash every file again.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done.")
 @_work
@@ -143,10 +130,13 @@ def get(name: str, to: Path | None, *, check: bool, dry_run: bool, **options: An
     """
     as_json, scale, quiet = options.pop("as_json"), options.pop("scale"), options.pop("quiet")
     settings, progress = _prepare(quiet=quiet or as_json, **options)
+    reason = _warn_if_yanked(name)
+    plan = sbd.plan(name, scale=scale, settings=settings, check=check)
     if dry_run:
-        _print_plan(sbd.plan(name, settings=settings, check=check), as_json=as_json)
+        present.plan(plan, to, reason, as_json=as_json)
         return
     data = sbd.get(name, to=to, scale=scale, check=check, settings=settings, progress=progress)
+    fresh = present.hashed(data, plan)
     folder = to.absolute() if to else data.path
     licences = [terms.name or terms.path for terms in data.package.licenses]
     content = {
@@ -156,50 +146,23 @@ def get(name: str, to: Path | None, *, check: bool, dry_run: bool, **options: An
         "commit": data.commit,
         "swhid": data.swhid,
         "files": len(data.resources),
+        "hashed": fresh,
         "bytes": data.bytes,
         "licenses": licences,
+        "yanked": reason,
         "path": str(folder),
     }
     if as_json:
-        _answer("get", content)
+        present.answer("get", content)
         return
     if not quiet:
-        _say(f"{data.reference}  {_size(data.bytes)}, {len(data.resources)} files, ", nl=False)
-        _say("every SHA-256 as published", fg="green")
-        _say(f"commit   {data.commit}\nswhid    {data.swhid}")
-        _say(f"licence  {', '.join(licences)}")
-    click.echo(folder)
-
-
-def _print_plan(plan: Any, *, as_json: bool) -> None:
-    content = {
-        "name": str(plan.reference),
-        "folder": str(plan.folder),
-        "missing": [resource.path for resource in plan.missing],
-        "unsure": [resource.path for resource in plan.unsure],
-        "bytes": plan.bytes,
-        "inodes": plan.inodes,
-        "free_bytes": plan.free_bytes,
-        "free_inodes": plan.free_inodes,
-    }
-    if as_json:
-        _answer("plan", content)
-        return
-    package, subset = plan.reference.package, plan.reference.subset
-    hosts = sorted({url.split("/")[2] for r in plan.missing for url in r.urls})
-    source = "made here by its recipe" if package.subsets[subset].recipe else ", ".join(hosts)
-    licences = [terms.name or terms.path for terms in package.licenses]
-    _facts(
-        [
-            ("package", str(plan.reference)),
-            ("licence", ", ".join(licences)),
-            ("to get", f"{len(plan.missing)} files, {_size(plan.bytes)}, {plan.inodes} inodes"),
-            ("to check", f"{len(plan.unsure)} files" if plan.unsure else ""),
-            ("from", source if plan.missing else "everything is here"),
-            ("free", f"{_size(plan.free_bytes)}, {plan.free_inodes:,} inodes"),
-            ("folder", str(plan.folder)),
-        ]
-    )
+        present.say(
+            f"{data.reference}  {size(data.bytes)}, {len(data.resources)} files, ", nl=False
+        )
+        present.say(present.how_sure(data, fresh), fg="green")
+        present.say(f"commit   {data.commit}\nswhid    {data.swhid}")
+        present.say(f"licence  {', '.join(licences)}")
+    present.path(folder)
 
 
 def _overrides(
@@ -216,11 +179,9 @@ def _overrides(
 @_name
 @click.option("--epochs", type=int, help="Passes over the training split.")
 @click.option("--batch-size", type=int, help="Samples in a batch.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=_SEED, default=0, show_default=True)
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/ID]"
-)
+@click.option("--out", type=_Folder(path_type=Path), help="Folder of the run.  [default: runs/ID]")
 @click.option("--set", "overrides", multiple=True, callback=_overrides, metavar="NAME=VALUE",
               help="Another setting of the model.")  # fmt: skip
 @_work
@@ -242,31 +203,18 @@ def train(
     settings, progress = _prepare(quiet=quiet or as_json, **options)
     given = {"epochs": epochs, "batch_size": batch_size}
     chosen = overrides | {key: value for key, value in given.items() if value is not None}
+    reason = _warn_if_yanked(name)
     run = sbd.train(
         name, seed=seed, device=device, out=out, scale=scale, settings=settings,
         progress=progress, **chosen,
     )  # fmt: skip
     if as_json:
-        _answer("train", {"path": str(run.path), "result": run.result.to_json()})
+        content = {"path": str(run.path), "yanked": reason, "result": run.result.to_json()}
+        present.answer("train", content)
         return
     if not quiet:
-        _print_scores(run.result)
-    click.echo(run.path)
-
-
-def _print_scores(result: Any) -> None:
-    names = list(result.metrics.values)
-    model = f"{result.model.name} (this run, seed {result.model.seed})"
-    scores = {model: result.metrics.values, **result.metrics.comparisons}
-    rows = [
-        [title, *(f"{values[name]:.4f}" if name in values else "" for name in names)]
-        for title, values in scores.items()
-    ]
-    _table([f"{result.metrics.split} split", *names], rows, ["bold", *[""] * (len(rows) - 1)])
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.run.seconds.items())
-    link = result.dataset
-    _say(f"{link.name}@{link.version}:{link.subset}  {link.swhid}")
-    _say(f"store {result.store.sha256[:16]}…  split {result.split.sha256[:16]}…  {seconds}")
+        present.scores(run.result)
+    present.path(run.path)
 
 
 @cli.command(short_help="Check a dataset, a store or a result, link by link.")
@@ -285,26 +233,13 @@ def verify(target: str, *, replay: bool, quiet: bool, as_json: bool) -> None:
     if as_json:
         links = [{"name": x.name, "status": x.status, "detail": x.detail} for x in report.links]
         content = {"kind": report.kind, "subject": report.subject, "links": links}
-        _answer("verify", content, ok=report.exit_code == 0)
+        present.answer("verify", content, ok=report.exit_code == 0)
     else:
-        colours = {"holds": "", "fails": "red", "not checked": "yellow"}
+        colours = {"holds": "", "fails": "red", "not checked": "yellow", "stated": "dim"}
         rows = [[link.name, link.status, link.detail] for link in report.links]
-        _table(
-            ["link", "status", "what was found"], rows, [colours[x.status] for x in report.links]
-        )
-        _verdict(report)
+        table(["link", "status", "what was found"], rows, [colours[x.status] for x in report.links])
+        present.verdict(report)
     sys.exit(report.exit_code)
-
-
-def _verdict(report: Any) -> None:
-    subject = f"{report.kind} {report.subject}"
-    if report.count("fails"):
-        _say(f"{subject}: does not verify, {report.count('fails')} links fail", fg="red")
-    elif report.count("not checked"):
-        count = report.count("not checked")
-        _say(f"{subject}: not fully verified, {count} links could not be checked", fg="yellow")
-    else:
-        _say(f"{subject}: verified, all {len(report.links)} links hold", fg="green")
 
 
 @cli.command(short_help="Cite a version or a result.")
@@ -312,9 +247,17 @@ def _verdict(report: Any) -> None:
 @click.option(
     "-f", "--format", "style", type=click.Choice(_STYLES), default="bibtex", show_default=True
 )
-def cite(target: str, style: str) -> None:
+@_json
+def cite(target: str, style: str, *, as_json: bool) -> None:
     """Print the citation of TARGET, a package NAME or a result.json, and of what it comes from."""
-    click.echo(sbd.cite(target, style).rstrip("\n"))
+    from scibench_data.api import cited_version
+
+    reason = _warn_if_yanked(cited_version(target))
+    told = sbd.cite(target, style).rstrip("\n")
+    if as_json:
+        present.answer("cite", {"style": style, "text": told, "yanked": reason})
+    else:
+        present.text(told)
 
 
 # --- looking around -------------------------------------------------------------------------------
@@ -326,19 +269,9 @@ def list_(*, as_json: bool) -> None:
     """List the data packages, their subsets and sizes."""
     entries = sbd.list_packages()
     if as_json:
-        _answer("list", {"packages": entries})
-        return
-    rows = [
-        [
-            entry["name"],
-            entry["version"],
-            ", ".join(f"{name} {_size(s['bytes'])}" for name, s in entry["subsets"].items()),
-            ", ".join(entry["licenses"]),
-            entry["title"],
-        ]
-        for entry in entries
-    ]
-    _table(["package", "version", "subsets", "licence", "title"], rows)
+        present.answer("list", {"packages": entries})
+    else:
+        present.packages(entries)
 
 
 @cli.command(short_help="Describe a version.")
@@ -347,39 +280,11 @@ def list_(*, as_json: bool) -> None:
 def info(name: str, *, as_json: bool) -> None:
     """Say what NAME holds, where it comes from, and what of it is here."""
     entry = sbd.info(name)
+    entry["yanked"] = _warn_if_yanked(name)
     if as_json:
-        _answer("info", entry)
-        return
-    task = entry["task"] or {}
-    here = sum(file["here"] for file in entry["files"])
-    split = entry["splits"] or {}
-    parts = ", ".join(f"{name} {share:.0%}" for name, share in split.get("fractions", {}).items())
-    _facts(
-        [
-            ("package", f"{entry['name']}@{entry['version']}:{entry['subset']}"),
-            ("title", entry["title"]),
-            ("released", entry["released"]),
-            ("yanked", entry["yanked"]),
-            ("commit", entry["commit"]),
-            ("swhid", entry["swhid"]),
-            ("licence", ", ".join(entry["licenses"])),
-            (
-                "subsets",
-                ", ".join(f"{n} ({_size(s['bytes'])})" for n, s in entry["subsets"].items()),
-            ),
-            ("task", task.get("description", "")),
-            ("metric", task.get("metric", "")),
-            ("split", f"by {split['group']}: {parts}" if split else ""),
-            ("here", f"{here} of {len(entry['files'])} files"),
-            ("folder", entry["folder"]),
-        ]
-    )
-    click.echo()
-    arrays = [
-        [a["name"], a["dtype"], ", ".join(a["dims"]), a["units"], a["description"]]
-        for a in entry["arrays"]
-    ]
-    _table(["array", "dtype", "axes", "unit", "what it is"], arrays)
+        present.answer("info", entry)
+    else:
+        present.info(entry)
 
 
 @cli.command(short_help="List the versions of a package.")
@@ -389,7 +294,7 @@ def versions(name: str, *, as_json: bool) -> None:
     """List every released version of NAME, newest first."""
     entries = sbd.versions(name)[::-1]
     if as_json:
-        _answer("versions", {"name": name, "versions": entries})
+        present.answer("versions", {"name": name, "versions": entries})
         return
     rows = [
         [
@@ -400,14 +305,19 @@ def versions(name: str, *, as_json: bool) -> None:
         ]
         for e in entries
     ]
-    _table(["version", "date", "commit", "what changed"], rows)
+    table(["version", "date", "commit", "what changed"], rows)
 
 
 @cli.command(short_help="Print where a version's files lie.")
 @_name
-def path(name: str) -> None:
+@_json
+def path(name: str, *, as_json: bool) -> None:
     """Print the folder of NAME's files, which must be here."""
-    click.echo(sbd.path(name))
+    folder = sbd.path(name)
+    if as_json:
+        present.answer("path", {"path": str(folder)})
+    else:
+        present.path(folder)
 
 
 # --- arrays ---------------------------------------------------------------------------------------
@@ -420,6 +330,7 @@ def materialize(name: str, **options: Any) -> None:
     """Write NAME as a Zarr v3 store and print its path."""
     as_json, scale, quiet = options.pop("as_json"), options.pop("scale"), options.pop("quiet")
     settings, progress = _prepare(quiet=quiet or as_json, **options)
+    reason = _warn_if_yanked(name)
     store = sbd.materialize(name, scale=scale, settings=settings, progress=progress)
     if as_json:
         content = {
@@ -428,21 +339,28 @@ def materialize(name: str, **options: Any) -> None:
             "manifest_sha256": store.manifest_digest,
             "bytes": store.bytes,
             "identity": dict(store.identity),
+            "yanked": reason,
         }
-        _answer("materialize", content)
+        present.answer("materialize", content)
         return
     if not quiet:
-        _say(f"store    {_size(store.bytes)}\nvalues   sha256 {store.digest}")
-    click.echo(store.path)
+        present.say(f"store    {size(store.bytes)}\nvalues   sha256 {store.digest}")
+    present.path(store.path)
 
 
 @cli.command("open", short_help="Show a version's arrays.")
 @_name
 @click.option("-q", "--quiet", is_flag=True, help="Draw no progress.")
-def open_(name: str, *, quiet: bool) -> None:
+@_json
+def open_(name: str, *, quiet: bool, as_json: bool) -> None:
     """Show the arrays of NAME as xarray sees them: axes, types, units, coordinates."""
-    settings, progress = _prepare(quiet=quiet)
-    click.echo(sbd.open(name, settings=settings, progress=progress))
+    settings, progress = _prepare(quiet=quiet or as_json)
+    reason = _warn_if_yanked(name)
+    arrays = sbd.open(name, settings=settings, progress=progress)
+    if as_json:
+        present.answer("open", {**present.describe(arrays), "yanked": reason})
+    else:
+        click.echo(arrays)
 
 
 # --- housekeeping ---------------------------------------------------------------------------------
@@ -451,14 +369,19 @@ def open_(name: str, *, quiet: bool) -> None:
 @cli.command(short_help="Delete a version's files from the cache.")
 @_name
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def remove(name: str, *, yes: bool) -> None:
+@_json
+def remove(name: str, *, yes: bool, as_json: bool) -> None:
     """Delete NAME's dataset from the cache; stores and runs stay."""
     if not yes:
         if not sys.stdin.isatty():
             message = "not a terminal: add --yes to delete without being asked"
             raise click.UsageError(message)
         click.confirm(f"delete {name} from the cache?", abort=True, err=True)
-    _say(f"{_size(sbd.remove(name))} freed")
+    freed = sbd.remove(name)
+    if as_json:
+        present.answer("remove", {"name": name, "bytes": freed})
+    else:
+        present.say(f"{size(freed)} freed")
 
 
 @cli.command(short_help="Look for what is missing on this machine.")
@@ -472,13 +395,13 @@ def doctor(*, as_json: bool) -> None:
             {"name": f.name, "status": f.status, "detail": f.detail, "cure": f.cure}
             for f in findings
         ]
-        _answer("doctor", {"findings": entries}, ok=not broken)
+        present.answer("doctor", {"findings": entries}, ok=not broken)
     else:
         colours = {"ok": "", "warning": "yellow", "problem": "red"}
         rows = [
             [f.name, f.status, f"{f.detail}; {f.cure}" if f.cure else f.detail] for f in findings
         ]
-        _table(["what", "status", "found"], rows, [colours[f.status] for f in findings])
+        table(["what", "status", "found"], rows, [colours[f.status] for f in findings])
     sys.exit(1 if broken else 0)
 
 
@@ -500,54 +423,101 @@ def completion(shell: str) -> None:
 
 # --- the one place for errors ---------------------------------------------------------------------
 
+_EXPECTED = (click.ClickException, ScibenchError, OSError)
+_STOPPED = (click.Abort, KeyboardInterrupt)
 
-def _message(error: BaseException) -> str:
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: everything is cleaned up as after Ctrl-C."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def _stop(error: BaseException) -> tuple[str, int]:
+    """Word an interrupt and return its exit code; click turns it into an Abort."""
+    terminated = isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated)
+    word, code = ("terminated", 143) if terminated else ("interrupted", 130)
+    return f"{word}; what was finished is kept, run it again to go on", code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """Return what to tell of an error, and the exit code."""
+    if isinstance(error, _STOPPED):
+        return _stop(error)
     if isinstance(error, click.ClickException):
-        return error.format_message()
-    if isinstance(error, click.Abort | KeyboardInterrupt):
-        return "interrupted; what was finished is kept, run it again to go on"
+        return error.format_message(), error.exit_code
+    if isinstance(error, ScibenchError):
+        return str(error), error.exit_code
     if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename else ""
-        return f"{what}{error.strerror or error}; check the disk and try again"
-    return str(error)
+        return f"{what}{error.strerror or error}; check the disk and try again", 1
+    told = " ".join(str(error).split())
+    return (
+        f"internal error: {type(error).__name__}: {told}; report it, with the traceback that "
+        "SCIBENCH_DATA_TRACEBACK=1 shows"
+    ), 1
 
 
-def _code(error: BaseException) -> int:
-    interrupted = isinstance(error, click.Abort | KeyboardInterrupt)
-    return 130 if interrupted else getattr(error, "exit_code", 1)
+def _json_wanted(words: Sequence[str]) -> bool:
+    """Tell whether ``--json`` is given as an option, also where the words can't all be parsed.
+
+    It is none after ``--``, nor as the value of another option.
+    """
+    verb = next((cli.commands[word] for word in words if word in cli.commands), cli)
+    options = [option for option in verb.params if isinstance(option, click.Option)]
+    takes = {name for option in options if not option.is_flag for name in option.opts}
+    rest = iter(words)
+    for word in rest:
+        if word in {"--", "--json"}:
+            return word == "--json"
+        if word in takes:
+            next(rest, None)
+    return False
 
 
 def _fail(error: BaseException) -> NoReturn:
     """Tell what went wrong, in red and, where it was asked for, as JSON, and end."""
-    from scibench_data.terminal import show
-
-    message, code = _message(error), _code(error)
-    if "--json" in sys.argv:
+    message, code = _explain(error)
+    if _json_wanted(sys.argv[1:]):
         told: dict[str, Any] = {"code": code, "kind": type(error).__name__, "message": message}
         if isinstance(error, DescriptorError):
             told["problems"] = [str(problem) for problem in error.problems]
-        _answer("error", {"error": told}, ok=False)
+        present.answer("error", {"error": told}, ok=False)
+    if os.environ.get("SCIBENCH_DATA_TRACEBACK") and not isinstance(error, _EXPECTED + _STOPPED):
+        traceback.print_exception(error)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        present.say(message)
+        sys.exit(code)
     if isinstance(error, click.UsageError) and error.ctx:
-        _say(error.ctx.get_usage())
+        present.say(error.ctx.get_usage())
     first, *more = message.splitlines() or [""]
-    for line in [f"error: {first}", *more]:
-        _say(show(line, 2000), fg="red")
+    title = "" if first.startswith("internal error") else "error: "
+    for line in [f"{title}{first}", *more]:
+        present.say(show(line, 2000), fg="red")
     sys.exit(code)
+
+
+def _run() -> None:
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        cli.main(prog_name="scibench-data", standalone_mode=False)
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the last place to be told)
+        _fail(error)
 
 
 def main() -> None:
     """Run the command line."""
     try:
-        cli.main(prog_name="scibench-data", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        _run()
     except BrokenPipeError:  # the reader of our output has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        gone = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(gone, stream.fileno())
         sys.exit(1)
-    except (
-        click.ClickException, click.Abort, KeyboardInterrupt, ScibenchError, OSError
-    ) as error:  # fmt: skip
-        _fail(error)
 
 
 if __name__ == "__main__":

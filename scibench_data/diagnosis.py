@@ -126,7 +126,7 @@ def _packages() -> Finding:
         try:
             for release in catalog.releases(name):
                 release.read(check=True)
-        except ScibenchError as error:
+        except (ScibenchError, OSError) as error:
             broken.append(str(error))
     if broken:
         return Finding("packages", "problem", "; ".join(broken), "install scibench-data again")

@@ -212,7 +212,10 @@ class Source:
         ------
         NotFoundError
             No such split.
+        UsageError
+            `batch_size` is not a number above zero.
         """
+        check_batch_size(batch_size)
         arrays, rows, window_blocks = self._blocks()
         samples = self.dataset.sizes[self.sample_dim]
         rng = np.random.default_rng([seed, epoch]) if shuffle else None
@@ -270,6 +273,19 @@ def _cut(pieces: Iterator[dict[str, Any]], batch_size: int) -> Iterator["dict[st
         yield {name: torch.from_numpy(values) for name, values in rest.items()}
 
 
+def check_batch_size(batch_size: Any) -> None:
+    """Refuse what can't be a number of samples.
+
+    Raises
+    ------
+    UsageError
+        It is not a whole number above zero.
+    """
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        message = f"batch_size: expected a whole number above zero, got {batch_size!r}; correct it"
+        raise UsageError(message)
+
+
 def import_torch() -> Any:
     """Import torch, or say which extra to install."""
     try:
@@ -313,11 +329,19 @@ def torch_dataset(source: Source, split: str, batch_size: int, *, seed: int = 0)
     Pass it to a DataLoader with ``batch_size=None``, or iterate over it. ``train`` is shuffled
     anew in every epoch; call ``set_epoch(n)`` to choose the epoch. In a DataLoader each worker
     gives its share of the batches.
+
+    Raises
+    ------
+    NotFoundError
+        No such split.
+    UsageError
+        `batch_size` is not a number above zero.
     """
+    check_batch_size(batch_size)  # fail now, not in a worker
     import_torch()
     from torch.utils.data import IterableDataset, get_worker_info
 
-    source._indices(split)  # noqa: SLF001  (fail now, not in a worker)
+    source._indices(split)  # noqa: SLF001  (the same)
 
     class Batches(IterableDataset["dict[str, torch.Tensor]"]):
         """Whole batches of one split."""

@@ -12,6 +12,7 @@ A manifest shows that bytes are those that were written, not that they were righ
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -55,7 +56,7 @@ class Manifest:
     arrays
         Of each array: dims, shape, dtype, logical digest, rows in a chunk and in a shard, codec.
     files
-        Sorted by the bytes of their paths.
+        Sorted by the bytes of their paths, each once.
     """
 
     identity: Mapping[str, Any]
@@ -100,11 +101,24 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def _parse(content: bytes) -> Manifest:
     tree = json.loads(content)
+    files = tuple(File(**file) for file in tree["files"])
+    typed = (
+        isinstance(tree["identity"], dict)
+        and isinstance(tree["digest"], str)
+        and isinstance(tree["arrays"], dict)
+        and all(isinstance(array, dict) for array in tree["arrays"].values())
+        and all(isinstance(text, str) for file in files for text in (file.path, file.sha256))
+        and all(type(file.size) is int and file.size >= 0 for file in files)
+    )
+    if not typed:
+        message = "a value of another type"
+        raise TypeError(message)
+    paths = [file.path.encode() for file in files]
+    if any(one >= next_one for one, next_one in itertools.pairwise(paths)):
+        message = "files not in order"
+        raise ValueError(message)
     return Manifest(
-        identity=tree["identity"],
-        digest=tree["digest"],
-        arrays=tree["arrays"],
-        files=tuple(File(**file) for file in tree["files"]),
+        identity=tree["identity"], digest=tree["digest"], arrays=tree["arrays"], files=files
     )
 
 
@@ -136,16 +150,32 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _walk(folder: Path, below: str) -> set[str]:
-    """Return the paths of all that is below ``folder/below`` and no folder; follows no link."""
+def _walk(folder: Path) -> set[str]:
+    """Return the paths of all that a store's folder holds; follows no link.
+
+    Folders count where they are empty, with a ``/`` at their end. At the top only the group is
+    entered, and what belongs there is left out; hidden files there are writes that broke off.
+    """
     found: set[str] = set()
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder / below) as entries:
-        for entry in entries:
-            path = f"{below}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                found |= _walk(folder, path)
-            else:
-                found.add(path)
+    ours = {MANIFEST, SUM, STAMPS}
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        empty = True
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder / below) as entries:
+            for entry in entries:
+                empty = False
+                path = f"{below}{entry.name}"
+                if not below and (path in ours or path.startswith(".")):
+                    continue
+                if not entry.is_dir(follow_symlinks=False):
+                    found.add(path)
+                elif below or path == GROUP:
+                    folders.append(f"{path}/")
+                else:
+                    found.add(f"{path}/")
+        if below and empty:
+            found.add(below)
     return found
 
 
@@ -176,15 +206,17 @@ def compare(
     Returns what is wrong, each with the file's path, and new stamps of the files that were hashed.
     """
     promised = {file.path: file for file in manifest.files}
-    if (folder / GROUP).is_symlink():
-        return [f"{GROUP}: not a folder but a link"], {}
-    found = _walk(folder, GROUP)
+    for place, name in ((folder, folder.name), (folder / GROUP, GROUP)):
+        if place.is_symlink():
+            return [f"{name}: not a folder but a link"], {}
+    found = _walk(folder)
     problems = [f"{path}: missing" for path in promised if path not in found]
     problems += [f"{path}: not in the manifest" for path in sorted(found) if path not in promised]
 
     def known(file: File) -> bool:
         seen = stamps.get(file.path)
-        return seen is not None and seen.sha256 == file.sha256 and seen.still(folder / file.path)
+        alike = seen is not None and (seen.sha256, seen.size) == (file.sha256, file.size)
+        return alike and seen is not None and seen.still(folder / file.path)
 
     unsure = {path: file for path, file in promised.items() if path in found and not known(file)}
     looks = _hash(folder, unsure, progress) if unsure else {}
@@ -193,4 +225,6 @@ def compare(
             problems.append(f"{path}: {seen}")
         elif seen.sha256 != promised[path].sha256:
             problems.append(f"{path}: got SHA-256 {seen.sha256}, expected {promised[path].sha256}")
+        elif seen.size != promised[path].size:
+            problems.append(f"{path}: got {seen.size} bytes, expected {promised[path].size}")
     return problems, {path: seen for path, seen in looks.items() if isinstance(seen, Stamp)}

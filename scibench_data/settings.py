@@ -58,20 +58,39 @@ def _switch(subject: str, value: Any) -> bool:
 def _number(subject: str, value: Any, kind: type[int] | type[float]) -> Any:
     try:
         number = kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = kind(0)
-    if number <= 0:
+    cut = isinstance(value, bool) or (isinstance(value, float) and number != value)
+    if cut or not number > 0:  # NaN is neither above zero nor below
         message = f"{subject}: expected a number above zero, got {value!r}; correct it"
         raise UsageError(message)
     return number
 
 
+def _folder(subject: str, value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
+        message = f"{subject}: expected a folder, got {value!r}; correct it"
+        raise UsageError(message)
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:
+        message = f"{subject}: no home folder is known for {str(value)!r}; write the path out"
+        raise UsageError(message) from error
+
+
 def _typed(name: str, value: Any, subject: str) -> Any:
     if name == "home":
-        return Path(value).expanduser().absolute()
+        return _folder(subject, value)
     if name in {"offline", "progress"}:
         return _switch(subject, value)
     return _number(subject, value, int if name == "jobs" else float)
+
+
+def _table(subject: str, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        message = f"{subject}: expected a table, got {values!r}; correct it"
+        raise UsageError(message)
+    return values
 
 
 def _from_file(path: Path, *table: str) -> dict[str, Any]:
@@ -83,7 +102,7 @@ def _from_file(path: Path, *table: str) -> dict[str, Any]:
         message = f"{path}: not valid TOML ({error}); correct it"
         raise UsageError(message) from error
     for key in table:
-        values = values.get(key, {})
+        values = _table(f"{path}: {key}", values.get(key, {}))
     for name in values:
         if name not in _NAMES:
             message = f"{path}: no setting named {name!r}; {did_you_mean(name, _NAMES)}"
@@ -110,8 +129,11 @@ def load_settings(**given: Any) -> Settings:
     Raises
     ------
     UsageError
-        A value can't be meant, or a settings file has an unknown key.
+        A value can't be meant, or there is no such setting.
     """
+    if unknown := given.keys() - set(_NAMES):
+        message = f"no setting named {min(unknown)!r}; {did_you_mean(min(unknown), _NAMES)}"
+        raise UsageError(message)
     values: dict[str, Any] = {
         "home": platformdirs.user_cache_path("scibench-data"),
         "jobs": os.cpu_count() or 1,

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from scibench_data import digest, durable, provenance
 from scibench_data.errors import IntegrityError, NotFoundError, SpaceError
@@ -98,11 +99,14 @@ def read_store(folder: Path, *, progress: Progress = SILENT) -> Store:
     NotFoundError
         There is no such folder.
     IntegrityError
-        A file is missing, too many, changed, or not a regular file; the message names it.
+        A file is missing, too many, changed, or not a regular file; the message names it. Or
+        `folder` is no folder but something else, such as a link.
     """
-    if not folder.is_dir():
+    if not os.path.lexists(folder):
         message = f"{folder}: no store there; make one with 'scibench-data materialize'"
         raise NotFoundError(message)
+    if folder.is_symlink() or not folder.is_dir():
+        raise damaged(folder, ["not a folder"])
     manifest = read_manifest(folder)
     stamps = durable.read_stamps(folder / STAMPS)
     problems, fresh = compare(folder, manifest, stamps, progress)
@@ -142,7 +146,7 @@ def find_store(
         There is one, but it is damaged or another's.
     """
     folder = home / "stores" / _folder_name(name, identity)
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return None
     store = read_store(folder, progress=progress)
     if store.identity != identity:
@@ -267,6 +271,18 @@ def _build(
     _seal(staging, identity, logical, arrays, shards.values())
 
 
+class Work(TypedDict, total=False):
+    """How much is done at once, and how long is waited.
+
+    ``jobs``: files that are read, packed, hashed and written at the same time, by default 2. [1]
+    ``lock_timeout``: how long to wait for another process that writes the store, by default an
+    hour. [s]
+    """
+
+    jobs: int
+    lock_timeout: float
+
+
 def materialize(
     source: Callable[[], xr.Dataset],
     home: Path,
@@ -274,8 +290,8 @@ def materialize(
     identity: Mapping[str, Any],
     *,
     layout: Layout,
-    jobs: int = 2,
     progress: Progress = SILENT,
+    **work: Unpack[Work],
 ) -> Store:
     """Return the store of `identity` below `home`; write it first where it isn't there.
 
@@ -291,8 +307,8 @@ def materialize(
         Beginning of the folder's name.
     identity
         All that determines what the store holds, `layout` included, as JSON has it.
-    jobs
-        Files that are read, packed, hashed and written at the same time. [1]
+    work
+        See `Work`.
 
     Raises
     ------
@@ -301,7 +317,7 @@ def materialize(
     SpaceError
         The disk is full or may not be written; what is finished is taken up by the next call.
     LockedError
-        Another process still writes it after an hour.
+        Another process still writes it after ``lock_timeout``.
     """
     folder = home / "stores" / _folder_name(name, identity)
     staging = Staging(folder=home / "staging" / folder.name, final=folder, plan="")
@@ -310,7 +326,8 @@ def materialize(
             staging.forget()
             return store
     note = ""
-    with durable.lock(home / "locks" / f"{folder.name}.lock"):
+    timeout = work.get("lock_timeout", 3600.0)
+    with durable.lock(home / "locks" / f"{folder.name}.lock", timeout):
         try:
             if store := find_store(home, name, identity, progress=progress):
                 return store
@@ -319,7 +336,7 @@ def materialize(
             note = f"the damaged store was moved to {aside}"
         with progress.task(f"materialize {name}") as task:
             task.update(0, note=note)
-            run = functools.partial(_compute, jobs=jobs, task=task)
+            run = functools.partial(_compute, jobs=work.get("jobs", 2), task=task)
             _build(source(), identity, layout, staging, run)
         store = read_store(folder, progress=progress)
     return replace(store, verified="hashed")  # its bytes were hashed on their way to the disk
@@ -356,6 +373,9 @@ def _open(path: Path) -> xr.Dataset:
 def check(folder: Path, *, jobs: int = 2, progress: Progress = SILENT) -> list[Link]:
     """Prove a store from its bytes, trusting no stamp: manifest, every file, every value.
 
+    The manifest holds if its folder has the name of its identity, what it says of each array is
+    what the group says, and the arrays' digests make up its own.
+
     Returns name, status and detail of each link.
     """
     files, values = "store files", "store values"
@@ -364,17 +384,76 @@ def check(folder: Path, *, jobs: int = 2, progress: Progress = SILENT) -> list[L
     except IntegrityError as error:
         later: list[Link] = [(link, "not checked", "no manifest") for link in (files, values)]
         return [("store manifest", "fails", str(error)), *later]
-    links: list[Link] = [("store manifest", "holds", f"SHA-256 {manifest.sha256}")]
-    problems, _ = compare(folder, manifest, {}, progress)
-    if problems:
-        why = "the files differ"
-        return [*links, (files, "fails", ", ".join(problems)), (values, "not checked", why)]
-    links.append((files, "holds", f"{len(manifest.files)} files"))
+    problems = _misnamed(folder, manifest)
+    harmed, _ = compare(folder, manifest, {}, progress)
+    if harmed:
+        return [
+            _manifest_link(manifest, problems),
+            (files, "fails", ", ".join(harmed)),
+            (values, "not checked", "the files differ"),
+        ]
+    whole: Link = (files, "holds", f"{len(manifest.files)} files")
     try:
-        logical = digest.logical_digest(_open(folder / GROUP), jobs)
-    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        return [*links, (values, "fails", f"can't be read ({error})")]
+        arrays = _open(folder / GROUP)
+        problems += _misdescribed(folder / GROUP, manifest, arrays)
+        logical = digest.logical_digest(arrays, jobs)
+    except (
+        ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
+        unread: Link = (values, "fails", f"can't be read ({error})")
+        return [_manifest_link(manifest, problems), whole, unread]
+    links = [_manifest_link(manifest, problems), whole]
     if logical != manifest.digest:
         detail = f"got logical digest {logical}, expected {manifest.digest}"
         return [*links, (values, "fails", detail)]
     return [*links, (values, "holds", f"logical digest {logical}")]
+
+
+def _manifest_link(manifest: Manifest, problems: list[str]) -> Link:
+    if problems:
+        return "store manifest", "fails", ", ".join(problems)
+    return "store manifest", "holds", f"SHA-256 {manifest.sha256}"
+
+
+def _misnamed(folder: Path, manifest: Manifest) -> list[str]:
+    expected = store_id(manifest.identity)[:12]
+    name = folder.absolute().name
+    if name.rpartition("-")[2] == expected:
+        return []
+    return [f"{name}: a store of this identity is named …-{expected}"]
+
+
+def _misdescribed(group: Path, manifest: Manifest, arrays: xr.Dataset) -> list[str]:
+    """Name the arrays of which the manifest says something else than the group's own metadata."""
+    import zarr
+
+    root = zarr.open_group(group, mode="r", use_consolidated=False)
+    found = {name: _describe_stored(array) for name, array in root.arrays()}
+    told = {
+        name: {key: value for key, value in array.items() if key != "digest"}
+        for name, array in manifest.arrays.items()
+    }
+    problems = [
+        f"array {name!r}: got {found.get(name, 'nothing')}, the manifest has {told.get(name)}"
+        for name in sorted(found.keys() | told.keys())
+        if found.get(name) != told.get(name)
+    ]
+    digests = {name: array.get("digest") for name, array in manifest.arrays.items()}
+    if not problems and digest.combine(arrays, digests) != manifest.digest:
+        problems = ["the digests of the arrays do not make up the store's"]
+    return problems
+
+
+def _describe_stored(array: Any) -> dict[str, Any]:
+    """Say of an array of the group what `_describe` said when it was written, less its digest."""
+    shape, chunks = array.shape, array.chunks
+    chunk = chunks[0] if chunks else 1
+    return {
+        "shape": list(shape),
+        "dtype": digest.little_endian(array.dtype),
+        "dims": list(array.metadata.dimension_names or ()),
+        "chunk": chunk,
+        "shard": array.shards[0] if array.shards else chunk,
+        "block": digest.rows_within(digest.BLOCK_BYTES, shape, array.dtype),
+        "codec": "zstd" if array.compressors else "none",
+    }

@@ -12,6 +12,8 @@ from chains import Chain
 
 from scibench_data.settings import Settings, load_settings
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -32,7 +34,6 @@ def _hermetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             "SCIBENCH_DATA_HOME": str(scratch / "scibench-data"),
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_CONFIG_NOSYSTEM": "1",
-            "OMP_NUM_THREADS": "2",
         }.items():
             patch.setenv(name, value)
         yield

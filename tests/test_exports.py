@@ -23,6 +23,19 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = sbd.nothing_like_it
 
 
+def test_help_imports_neither_the_verbs_nor_what_draws() -> None:
+    code = (
+        "import sys; from scibench_data.cli import cli;"
+        "cli.main(['--help'], standalone_mode=False);"
+        "slow = {'scibench_data.api', 'rich'} & sys.modules.keys();"
+        "print(slow, file=sys.stderr)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stderr == "set()\n"
+
+
 @pytest.mark.parametrize(
     "code",
     [

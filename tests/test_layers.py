@@ -13,7 +13,7 @@ errors progress durable exact provenance settings
 foreign profile descriptor catalog compute annex build transfer dataset placing derive seal
 digest shard staging manifest store
 loader metrics training result pictures run
-verification citation diagnosis api terminal cli __main__
+links verification citation diagnosis api terminal present cli __main__
 """.split()  # noqa: SIM905  (it reads as the chain does)
 
 
@@ -68,7 +68,7 @@ def test_files_stay_small_enough_to_tell_one_story() -> None:
     long = {
         path.name: count
         for path in CORE.glob("*.py")
-        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 560
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 550
     }
 
     assert not long

@@ -1,5 +1,7 @@
 """Splits don't leak, every sample comes once, order follows the seed, batches equal the store."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -153,6 +155,20 @@ def test_the_torch_dataset_moves_on_by_itself_and_splits_over_workers(source: So
     )
     seen = [int(i) for batch in loader for i in batch["index"]]
     assert sorted(seen) == source.splits["train"].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, "4", None])
+def test_a_batch_size_that_cannot_be_meant_is_refused(source: Source, batch_size: Any) -> None:
+    with pytest.raises(UsageError, match="batch_size: expected a whole number above zero"):
+        torch_dataset(source, "train", batch_size)
+    with pytest.raises(UsageError, match="batch_size: expected a whole number above zero"):
+        next(source.batches("train", batch_size))
+
+
+def test_a_batch_size_of_numpy_is_a_number(source: Source) -> None:
+    batch = next(source.batches("train", np.int64(4)))  # type: ignore[arg-type]
+
+    assert len(batch["index"]) == 4
 
 
 def test_unknown_names_are_told(source: Source, arrays: xr.Dataset) -> None:

@@ -36,6 +36,14 @@ def test_the_nearest_place_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ('offline = "perhaps"', "offline: expected a yes or no"),
         ("job = 3", "did you mean 'jobs'"),
         ("jobs = ", "not valid TOML"),
+        ("home = 3", "home: expected a folder, got 3"),
+        ('home = ""', "home: expected a folder"),
+        ('home = "a\\u0000b"', "home: expected a folder"),
+        ('home = "~nosuchuser/x"', "no home folder is known"),
+        ("lock_timeout = nan", "lock_timeout: expected a number above zero"),
+        ("jobs = true", "jobs: expected a number above zero"),
+        ("jobs = 1.5", "jobs: expected a number above zero"),
+        ("jobs = inf", "jobs: expected a number above zero"),
     ],
 )
 def test_a_bad_file_is_told(
@@ -46,3 +54,30 @@ def test_a_bad_file_is_told(
 
     with pytest.raises(UsageError, match=told):
         load_settings()
+
+
+@pytest.mark.parametrize("text", ["tool = 3", "[tool]\nscibench-data = 5", "tool = []"])
+def test_a_table_that_is_none_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text(text)
+
+    with pytest.raises(UsageError, match=r"pyproject\.toml: .*expected a table"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HOME", "~nosuchuser/x"), ("LOCK_TIMEOUT", "nan"), ("JOBS", "9" * 5000), ("OFFLINE", "?")],
+)
+def test_a_bad_variable_is_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(f"SCIBENCH_DATA_{variable}", value)
+
+    with pytest.raises(UsageError, match=f"SCIBENCH_DATA_{variable}: "):
+        load_settings()
+
+
+def test_an_unknown_argument_is_told() -> None:
+    with pytest.raises(UsageError, match="did you mean 'jobs'"):
+        load_settings(job=3)

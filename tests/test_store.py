@@ -28,9 +28,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from zarr.codecs import ZstdCodec
 
-from scibench_data import digest, shard, store
+from scibench_data import digest, durable, shard, store
 from scibench_data.errors import (
     IntegrityError,
+    LockedError,
     NotFoundError,
     ScibenchError,
     SpaceError,
@@ -459,6 +460,114 @@ def test_a_linked_folder_is_refused(folder: Path, home: Path) -> None:
         store.read_store(folder)
 
 
+def test_a_link_instead_of_the_store_is_refused_and_set_aside(folder: Path, home: Path) -> None:
+    folder.rename(home / "elsewhere")
+    folder.symlink_to(home / "elsewhere")
+
+    with pytest.raises(IntegrityError, match="not a folder"):
+        store.read_store(folder)
+    assert "fails" in {status for _, status, _ in store.check(folder)}
+    assert store.check(write(home).folder)[-1][1] == "holds"
+    assert (home / "elsewhere").is_dir()
+
+
+@pytest.mark.parametrize("below", ["data.zarr", "data.zarr/images", "."])
+def test_an_empty_folder_too_many_is_named(folder: Path, below: str) -> None:
+    store.read_store(folder)
+    (folder / below / "extra").mkdir()
+
+    with pytest.raises(IntegrityError, match=r"extra/: not in the manifest"):
+        store.read_store(folder)
+
+
+def test_a_deep_tree_too_many_is_named(folder: Path) -> None:
+    place = os.open(folder / "data.zarr", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = inner
+    os.close(place)
+
+    try:
+        with pytest.raises(IntegrityError, match="not in the manifest"):
+            store.read_store(folder)
+    finally:  # pytest, which tidies up with shutil.rmtree, can't go so deep
+        subprocess.run(["rm", "-r", folder / "data.zarr/d"], check=True)
+
+
+@pytest.mark.parametrize("occupy", [Path.touch, os.mkfifo, lambda p: p.symlink_to("nowhere")])
+def test_what_takes_a_store_s_place_is_set_aside(
+    home: Path, occupy: Callable[[Path], object]
+) -> None:
+    sound = write(home)
+    shutil.rmtree(sound.folder)
+    occupy(sound.folder)
+
+    with pytest.raises(IntegrityError, match="not a folder"):
+        store.find_store(home, "noise", sound.identity)
+    assert write(home).digest == sound.digest
+    assert [each.name for each in (home / "quarantine").iterdir()] == [f"{sound.folder.name}.1"]
+
+
+def test_waiting_for_another_writer_ends(home: Path, original: Store) -> None:
+    with (
+        durable.lock(home / "locks" / f"{original.folder.name}.lock"),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(LockedError, match=r"0\.1 s"),
+    ):
+        pool.submit(write, home, lock_timeout=0.1).result()
+
+
+@pytest.mark.parametrize(
+    ("entry", "wrong"),
+    [
+        ("size", "x"),
+        ("size", True),
+        ("size", -1),
+        ("path", 3),
+        ("sha256", None),
+        ("files", 5),
+        ("files", {"a": 1}),
+        ("files", ["a"]),
+        ("arrays", []),
+        ("arrays", {"images": 3}),
+        ("identity", "me"),
+        ("digest", 1),
+    ],
+)
+def test_a_manifest_of_other_types_is_set_aside(
+    folder: Path, home: Path, entry: str, wrong: object
+) -> None:
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    if entry in manifest:
+        manifest[entry] = wrong
+    else:
+        manifest["files"][0][entry] = wrong
+    content = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    (folder / "manifest.json").write_bytes(content)
+    line = f"{hashlib.sha256(content).hexdigest()}  manifest.json\n"
+    (folder / "manifest.sha256").write_text(line)
+
+    with pytest.raises(IntegrityError, match=r"manifest\.json: "):
+        store.read_store(folder)
+    assert store.check(folder)[0][1] == "fails"
+    assert store.check(write(home).folder)[-1][1] == "holds"
+
+
+def test_a_size_that_is_not_the_file_s_is_named(folder: Path) -> None:
+    store.read_store(folder)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"][0]["size"] += 1
+    content = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    (folder / "manifest.json").write_bytes(content)
+    line = f"{hashlib.sha256(content).hexdigest()}  manifest.json\n"
+    (folder / "manifest.sha256").write_text(line)
+
+    with pytest.raises(IntegrityError, match=r"bytes, expected"):
+        store.read_store(folder)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{}", b"[]", b"null", b'{"identity":{},"files":[{"path":1}]}', b"[" * 100_000],
@@ -493,9 +602,17 @@ def _sign(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / "manifest.sha256").write_text(line)
 
 
-@pytest.mark.parametrize("file", [SHARD, META, "data.zarr/volumes/c.0.0.0.0", None])
+@pytest.mark.parametrize(
+    ("file", "of_manifest"),
+    [
+        (SHARD, "holds"),
+        (META, "fails"),
+        ("data.zarr/volumes/c.0.0.0.0", "holds"),
+        (None, "fails"),
+    ],
+)
 def test_values_that_no_longer_follow_are_found_though_every_file_matches(
-    folder: Path, file: str | None
+    folder: Path, file: str | None, of_manifest: str
 ) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes())
     if file == META:
@@ -509,7 +626,47 @@ def test_values_that_no_longer_follow_are_found_though_every_file_matches(
         manifest["digest"] = "0" * 64
     _sign(folder, manifest)
 
-    assert [status for _, status, _ in store.check(folder)] == ["holds", "holds", "fails"]
+    assert [status for _, status, _ in store.check(folder)] == [of_manifest, "holds", "fails"]
+
+
+@pytest.mark.parametrize(
+    ("key", "lie"),
+    [
+        ("shape", [299, 64, 64]),
+        ("dtype", "<i4"),
+        ("dims", ["image", "y", "x"]),
+        ("chunk", 64),
+        ("shard", 256),
+        ("block", 1),
+        ("codec", "zstd"),
+        ("digest", "0" * 64),
+        ("colour", "red"),
+        (None, None),
+    ],
+)
+def test_a_lie_of_the_manifest_on_an_array_is_found(
+    folder: Path, key: str | None, lie: object
+) -> None:
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    if key is None:
+        del manifest["arrays"]["images"]
+    else:
+        manifest["arrays"]["images"][key] = lie
+    _sign(folder, manifest)
+
+    links = store.check(folder)
+
+    assert [status for _, status, _ in links] == ["fails", "holds", "holds"]
+    assert "digests" in links[0][2] if key == "digest" else "images" in links[0][2]
+
+
+def test_a_store_under_a_foreign_name_does_not_verify(folder: Path) -> None:
+    moved = folder.rename(folder.with_name("noise-000000000000"))
+
+    name, status, detail = store.check(moved)[0]
+
+    assert (name, status) == ("store manifest", "fails")
+    assert folder.name.rpartition("-")[2] in detail
 
 
 def test_a_copied_store_is_hashed_once(original: Store, folder: Path) -> None:
