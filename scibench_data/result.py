@@ -2,8 +2,10 @@
 
 A `Result` can't be constructed without all of it. Each section of the file carries its SHA-256
 under ``digests``, so that a change of any byte shows which link was touched. That is evidence
-against accidents and careless edits; who recomputes the digests is caught by
-`scibench_data.verification`, which follows the links to the data, the checkpoint and the code.
+against accidents and careless edits. Who recomputes the digests is caught by
+`scibench_data.verification` wherever a link can be followed: to data, store, split, code,
+checkpoint and scores. What is only stated (how the training went, on what, when) is shown by a
+replay.
 """
 
 import dataclasses
@@ -77,6 +79,12 @@ class StoreLink(_Link):
     layout: Mapping[str, Any]
     verified: str
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.verified not in {"hashed", "stamps"}:
+            message = f"StoreLink.verified: expected hashed or stamps, got {self.verified!r}"
+            raise ValueError(message)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitLink(_Link):
@@ -149,6 +157,12 @@ class Scores(_Link):
     comparisons: Mapping[str, Mapping[str, float]]
     tolerance: Mapping[str, float]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.headline not in self.values:
+            message = f"Scores.values: expected the headline {self.headline!r} among them"
+            raise ValueError(message)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint(_Link):
@@ -191,16 +205,18 @@ def _plain(value: Any) -> Any:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    origin = typing.get_origin(kind) or kind
+    """Tell whether a JSON value has an annotated type, entries included."""
+    origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if origin is types.UnionType:
-        return any(_is_a(value, option) for option in typing.get_args(kind))
+        return any(_is_a(value, option) for option in inner)
     if origin is Mapping:
-        return isinstance(value, dict)
-    if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if origin is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, origin)
+        entry = inner[1] if inner else Any
+        return isinstance(value, dict) and all(_is_a(each, entry) for each in value.values())
+    if origin is tuple:
+        return isinstance(value, list) and all(_is_a(each, inner[0]) for each in value)
+    plain: dict[Any, bool] = {Any: True, float: number, int: number and isinstance(value, int)}
+    return plain[origin] if origin in plain else isinstance(value, origin)
 
 
 def _as(kind: type, name: str, value: Any) -> Any:
@@ -213,7 +229,10 @@ def _as(kind: type, name: str, value: Any) -> Any:
 def _section(name: str, kind: Any, value: Any) -> Any:
     """Rebuild one section; raises ValueError with what is wrong."""
     if not dataclasses.is_dataclass(kind):
-        return tuple(_as(list, name, value))
+        if not _is_a(value, kind):
+            message = f"{name}: of a wrong type"
+            raise ValueError(message)
+        return tuple(value)
     value = _as(dict, name, value)
     hints = typing.get_type_hints(kind)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
@@ -250,13 +269,19 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _MAX_BYTES:
+    with durable.open_regular(path) as file:
+        text = file.read(_MAX_BYTES + 1)
+    if len(text) > _MAX_BYTES:
         message = f"larger than {_MAX_BYTES} bytes"
         raise ValueError(message)
-    content = json.loads(path.read_bytes(), object_pairs_hook=_no_duplicates)
+    content = json.loads(text, object_pairs_hook=_no_duplicates)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
         message = f"expected schema {SCHEMA!r}, got {found!r}"
+        raise ValueError(message)
+    known = {"schema", "digests", *(field.name for field in dataclasses.fields(Result))}
+    if unknown := sorted(content.keys() - known):
+        message = f"unknown sections {', '.join(unknown)}"
         raise ValueError(message)
     return content
 
@@ -291,7 +316,7 @@ def read_result(path: Path) -> Reading:
     except FileNotFoundError as error:
         message = f"{path}: no such file; name the result.json of a run"
         raise UsageError(message) from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         message = f"{path}: not a result that can be verified ({error}); take it from the run again"
         raise VerificationError(message) from error
 

@@ -36,6 +36,7 @@ from scibench_data.settings import Settings
 from scibench_data.store import Layout, Store
 
 CHECKPOINT = "checkpoint.safetensors"
+RESULT = "result.json"
 
 
 def store_identity(data: Dataset, layout: Layout) -> dict[str, Any]:
@@ -67,8 +68,9 @@ def materialize(
         f"{data.package.name}-{data.package.version}-{data.subset}",
         store_identity(data, layout),
         layout=layout,
-        jobs=settings.jobs,
         progress=progress,
+        jobs=settings.jobs,
+        lock_timeout=settings.lock_timeout,
     )
 
 
@@ -108,6 +110,7 @@ def import_training() -> ModuleType:
     except ImportError as error:
         message = f"training: {error.name} is not installed; run pip install 'scibench-data[train]'"
         raise RequirementError(message) from error
+    training.settle_threads()
     return training
 
 
@@ -117,26 +120,32 @@ def _now() -> dt.datetime:
 
 @contextlib.contextmanager
 def _run_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder beside `folder` to write in; it gets its name when all is well.
+    """Reserve `folder` and give one beside it to write in, which takes its place with its result.
+
+    A run that has its result is kept, whatever fails after that; one without is removed.
 
     Raises
     ------
     UsageError
-        `folder` exists.
+        `folder` exists or can't be made.
     """
-    if folder.exists():
-        message = f"{folder}: exists, and a run is never overwritten; choose another --out"
-        raise UsageError(message)
     beside = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
     with durable.disk_errors(folder):
-        beside.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            message = f"{folder}: exists, and a run is never overwritten; choose another --out"
+            raise UsageError(message) from error
+        beside.mkdir()
         try:
             yield beside
-            durable.flush_filesystem(beside)
-            beside.rename(folder)
         finally:
-            if beside.exists():
+            if (beside / RESULT).exists():
+                durable.flush_filesystem(beside)
+                beside.rename(folder)  # onto the empty folder that holds its place
+            else:
                 durable.remove_tree(beside)
+                folder.rmdir()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +158,7 @@ class Run:
     @property
     def path(self) -> Path:
         """The result file."""
-        return self.folder / "result.json"
+        return self.folder / RESULT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,34 +227,30 @@ def train(data: Dataset, materialized: Store, options: Options, progress: Progre
     number = (
         f"{data.package.name}-{started:%Y%m%dT%H%M%S}-seed{options.seed}-{secrets.token_hex(2)}"
     )
-    arrays = store.open_store(materialized)
-    source = open_source(data.package, arrays)
+    source = open_source(data.package, store.open_store(materialized))
+    links = _links(data, materialized, source)  # before training: of the code that is running
+    model_source = catalog.model_digest(data.package.name)
     final = options.out or Path("runs") / number
     with _run_folder(final) as folder:
         fitted = training.fit(
             module, config, source, seed=options.seed, device=where, progress=progress
         )
-        checkpoint = _save(fitted.model, folder / CHECKPOINT)
         result = Result(
+            **links,
             run=RunLink(
                 id=number,
                 started=started.isoformat(),
                 finished=_now().isoformat(),
                 seconds=fitted.seconds,
             ),
-            dataset=dataset_link(data),
-            store=store_link(materialized),
-            split=split_link(data.package, source),
             model=ModelLink(
                 name=data.package.name,
-                source_sha256=catalog.model_digest(data.package.name),
+                source_sha256=model_source,
                 config=dataclasses.asdict(config),
                 seed=options.seed,
                 device=str(where),
-                parameters=sum(p.numel() for p in fitted.model.parameters()),
+                parameters=count_parameters(fitted.model),
             ),
-            code=code_link(data.package.name),
-            environment=environment(),
             metrics=Scores(
                 headline=task_of(data.package).metric,
                 split="test",
@@ -254,11 +259,27 @@ def train(data: Dataset, materialized: Store, options: Options, progress: Progre
                 tolerance=module.TOLERANCE,
             ),
             history=fitted.history,
-            checkpoint=checkpoint,
+            checkpoint=_save(fitted.model, folder / CHECKPOINT),
         )
+        write_result(folder / RESULT, result)
         _draw(module, fitted, source, result, folder)
-        write_result(folder / "result.json", result)
     return Run(folder=final, result=result)
+
+
+def _links(data: Dataset, materialized: Store, source: Source) -> dict[str, Any]:
+    """Return the sections of a result that stand before the training."""
+    return {
+        "dataset": dataset_link(data),
+        "store": store_link(materialized),
+        "split": split_link(data.package, source),
+        "code": code_link(data.package.name),
+        "environment": environment(),
+    }
+
+
+def count_parameters(model: Any) -> int:
+    """Count a model's trainable numbers."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _save(model: Any, path: Path) -> Checkpoint:
@@ -342,6 +363,7 @@ def reference_of(result: Result, settings: Settings) -> Reference:
 
 def replay(path: Path, settings: Settings, progress: Progress = SILENT) -> tuple[Result, Run]:
     """Train again as a result says it was trained; the new run lies beside the old one."""
+    path = path.resolve()
     old = read_result(path).result
     data = dataset.get(reference_of(old, settings), settings, progress=progress)
     layout = Layout(**old.store.layout)

@@ -6,9 +6,9 @@ A model's file gives ``Config``, ``build``, ``optimizer``, ``evaluate``, ``compa
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -45,6 +45,16 @@ class Fitted:
     seconds: Mapping[str, float]
 
 
+def settle_threads() -> None:
+    """Use one thread on the processor, unless ``OMP_NUM_THREADS`` says otherwise.
+
+    The reference models are small: on a busy machine two threads wait for each other and take three
+    times as long as one. The number of threads also changes the last bits, and so is fixed.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
 def choose_device(name: str | None) -> torch.device:
     """Return the device named, or the accelerator where there is one, else the processor.
 
@@ -55,7 +65,7 @@ def choose_device(name: str | None) -> torch.device:
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         message = (
             f"device {name!r}: {str(error).splitlines()[0]}; use cpu, or cuda where there is a GPU"
@@ -85,6 +95,9 @@ def make_config(module: ModuleType, overrides: Mapping[str, Any]) -> Any:
         except (TypeError, ValueError) as error:
             message = f"{name}: expected {kind.__name__}, got {value!r}; correct it"
             raise UsageError(message) from error
+        if isinstance(values[name], float) and not math.isfinite(values[name]):
+            message = f"{name}: expected a finite number, got {value!r}; correct it"
+            raise UsageError(message)
     config = dataclasses.replace(default, **values)
     for name in ("epochs", "batch_size"):
         if getattr(config, name) < 1:
@@ -125,15 +138,11 @@ def fit(
     started = time.perf_counter()
     history = _train(module, model, config, data, seed=seed, progress=progress)
     trained = time.perf_counter()
-    with progress.task("evaluate", 1, "steps") as task, torch.no_grad():
-        metrics = _scores(module.evaluate(model.eval(), data, "test"))
-        task.update(1)
+    with progress.task("evaluate", 1, "steps"):
+        metrics = score(module, model.eval(), data, "test")
     evaluated = time.perf_counter()
-    with progress.task("compare with baselines", 1, "steps") as task, torch.no_grad():
-        comparisons = {
-            name: _scores(scores) for name, scores in module.compare(data, config).items()
-        }
-        task.update(1)
+    with progress.task("compare with baselines", 1, "steps"):
+        comparisons = compare(module, config, data)
     ended = time.perf_counter()
     return Fitted(
         model=model,
@@ -190,8 +199,7 @@ def _epoch(
     if not math.isfinite(loss):
         message = f"epoch {epoch + 1}: the loss is {loss}; try a smaller learning_rate"
         raise ScibenchError(message)
-    with torch.no_grad():
-        scores = _scores(module.evaluate(model.eval(), data, "validation"))
+    scores = score(module, model.eval(), data, "validation")
     return {"epoch": epoch + 1, "loss": loss, **scores}
 
 
@@ -209,23 +217,37 @@ def pack_weights(model: torch.nn.Module) -> bytes:
     return packed
 
 
-def score(
-    module: ModuleType, config: Any, data: Data, checkpoint: Path, split: str
-) -> dict[str, float]:
-    """Build the model anew, load a checkpoint and score it on a split, on the processor.
+def restore(module: ModuleType, config: Any, data: Data, packed: bytes) -> torch.nn.Module:
+    """Build a model anew and give it the weights of a checkpoint, on the processor.
 
     Raises
     ------
     IntegrityError
-        The file is no safetensors file or does not fit the model.
+        The bytes are no safetensors file, or do not fit the model in names, shapes or dtypes.
     """
     torch.manual_seed(0)
-    model = module.build(config, data)
+    model: torch.nn.Module = module.build(config, data)
     try:
-        model.load_state_dict(load(checkpoint.read_bytes()))
-    except (SafetensorError, RuntimeError, OSError) as error:
+        weights = load(packed)
+        for name, value in model.state_dict().items():
+            if name in weights and weights[name].dtype != value.dtype:
+                message = f"{name}: expected {value.dtype}, got {weights[name].dtype}"
+                raise RuntimeError(message)  # noqa: TRY301  (as load_state_dict tells the rest)
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        message = f"{checkpoint}: does not fit the model ({reason}); take this run's checkpoint"
+        message = f"checkpoint: does not fit the model ({reason}); take this run's checkpoint"
         raise IntegrityError(message) from error
-    with torch.no_grad():
-        return _scores(module.evaluate(model.eval(), data, split))
+    return model.eval()
+
+
+@torch.no_grad()
+def score(module: ModuleType, model: torch.nn.Module, data: Data, split: str) -> dict[str, float]:
+    """Score a model on a split."""
+    return _scores(module.evaluate(model, data, split))
+
+
+@torch.no_grad()
+def compare(module: ModuleType, config: Any, data: Data) -> dict[str, dict[str, float]]:
+    """Score what the model is compared with, on the test split."""
+    return {name: _scores(scores) for name, scores in module.compare(data, config).items()}

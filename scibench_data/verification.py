@@ -1,159 +1,66 @@
-"""Follow the links of a dataset, a store or a result, and say of each whether it still holds.
+"""Follow the links of a result back to the bytes, and say of each whether it still holds.
 
-Every link is reported: it holds, it fails, or it can't be checked here, and why. Nothing that was
-not looked at is called verified, and nothing is fetched or repaired.
+Every link is reported: it holds, it fails, it can't be checked here and why, or it is only stated
+by whoever made the result. Nothing that was not looked at is called verified.
 """
 
 import dataclasses
+import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from scibench_data import annex, build, catalog, dataset, durable, provenance, run, store
+from scibench_data import build, catalog, dataset, derive, digest, durable, provenance, run, store
 from scibench_data.catalog import Reference
 from scibench_data.dataset import Dataset
-from scibench_data.errors import NotFoundError, RequirementError, ScibenchError, UsageError
+from scibench_data.errors import (
+    DescriptorError,
+    IntegrityError,
+    NotFoundError,
+    ScibenchError,
+    UsageError,
+)
+from scibench_data.links import (
+    Link,
+    Report,
+    absent,
+    check_commit,
+    check_files,
+    judge,
+    verify_dataset,
+    verify_store,
+)
 from scibench_data.loader import Source
 from scibench_data.progress import SILENT, Progress
 from scibench_data.result import Reading, Result, read_result
 from scibench_data.settings import Settings
 from scibench_data.store import Store
 
-Status = Literal["holds", "fails", "not checked"]
+__all__ = [
+    "Link",
+    "Report",
+    "replay",
+    "verify",
+    "verify_dataset",
+    "verify_result",
+    "verify_store",
+]
 
-_RECOMPUTED = 1e-3
-"""Relative and absolute room for a metric recomputed from the same weights on another machine."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Link:
-    """One link and what became of it."""
-
-    name: str
-    status: Status
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """All links of one thing.
-
-    Attributes
-    ----------
-    kind
-        ``dataset``, ``store`` or ``result``.
-    """
-
-    kind: str
-    subject: str
-    links: tuple[Link, ...]
-
-    def count(self, status: Status) -> int:
-        """Count the links with this status."""
-        return sum(link.status == status for link in self.links)
-
-    @property
-    def exit_code(self) -> int:
-        """0 where every link holds, 9 where one fails, 1 where one could not be checked."""
-        if self.count("fails"):
-            return 9
-        return 1 if self.count("not checked") else 0
-
-
-def _link(name: str, holds: bool, good: str, bad: str) -> Link:
-    return Link(name, "holds", good) if holds else Link(name, "fails", bad)
-
-
-# --- a dataset ------------------------------------------------------------------------------------
-
-
-def _descriptor(reference: Reference, folder: Path) -> Link:
-    try:
-        found = (folder / "datapackage.json").read_bytes()
-    except OSError as error:
-        return Link("descriptor", "fails", f"datapackage.json: {error.strerror}")
-    return _link(
-        "descriptor",
-        found == reference.package.text,
-        f"sha256 {reference.package.digest}",
-        "datapackage.json in the dataset is not the released one",
-    )
-
-
-def _commit(reference: Reference, folder: Path, stated: str) -> Link:
-    """Build the history again from the released descriptors and compare the commits."""
-    with tempfile.TemporaryDirectory() as scratch:
-        again = build.import_history(Path(scratch) / "again", catalog.history(reference.release))
-    try:
-        here = annex.git("rev-parse", "refs/heads/main", cwd=folder) if folder.exists() else again
-    except ScibenchError:
-        here = "nothing that git can read"
-    released = reference.release.commit or again
-    same = again == here == released == stated
-    return _link(
-        "commit",
-        same,
-        f"{stated}, built again from the descriptor",
-        f"stated {stated}, released {released}, built again {again}, in the dataset {here}",
-    )
-
-
-def _objects(reference: Reference, folder: Path, progress: Progress) -> Link:
-    """Hash the content of every file, whatever is known of it."""
-    resources = reference.package.resources_of(reference.subset)
-    wrong, done = [], 0
-    with progress.task("verify files", sum(resource.bytes for resource in resources)) as task:
-        for resource in resources:
-            path = build.object_path(folder, resource)
-            if not path.is_file():
-                wrong.append(f"{resource.path} is missing")
-            elif durable.sha256_file(path) != resource.sha256:
-                wrong.append(f"{resource.path} has other content")
-                dataset.forget_stamp(folder, resource)
-            done += resource.bytes
-            task.update(done, note=resource.path)
-    cure = f"; run: scibench-data get {reference}"
-    good = f"{len(resources)} files, {done:,} bytes, every SHA-256 as published"
-    return _link("files", not wrong, good, ", ".join(wrong[:5]) + cure)
-
-
-def verify_dataset(reference: Reference, settings: Settings, progress: Progress = SILENT) -> Report:
-    """Check descriptor, commit and every file of a subset.
-
-    Raises
-    ------
-    NotFoundError
-        The dataset is not on this machine.
-    """
-    folder = dataset.dataset_folder(settings.home, reference.package)
-    if not (folder / build.NOTES / "commit").is_file():
-        message = f"{reference}: not in {folder}; run: scibench-data get {reference}"
-        raise NotFoundError(message)
-    links = (
-        _descriptor(reference, folder),
-        _commit(reference, folder, build.read_commit(folder)),
-        _objects(reference, folder, progress),
-    )
-    return Report("dataset", str(reference), links)
-
-
-# --- a store --------------------------------------------------------------------------------------
-
-
-def verify_store(folder: Path, progress: Progress = SILENT) -> Report:
-    """Check the manifest, every shard, and the digest over the decoded values."""
-    links = tuple(Link(*found) for found in store.check(folder, progress=progress))
-    return Report("store", str(folder), links)
-
-
-# --- a result -------------------------------------------------------------------------------------
+_ROOM_SAME = 1e-5
+_ROOM_OTHER = 1e-3
+"""Relative room for a score recomputed from the same weights, by the same or other libraries."""
 
 
 @dataclasses.dataclass
 class _Chain:
-    """What was found on this machine of the things that a result names."""
+    """What was found on this machine of the things that a result names.
+
+    Attributes
+    ----------
+    data, store, source, model
+        Set by the step that found it sound; None before, and where it is not.
+    """
 
     path: Path
     reading: Reading
@@ -163,82 +70,148 @@ class _Chain:
     data: Dataset | None = None
     store: Store | None = None
     source: Source | None = None
+    packed: bytes | None = None
 
     @property
     def result(self) -> Result:
         return self.reading.result
 
-
-def _absent(name: str, why: str) -> Link:
-    return Link(name, "not checked", why)
+    @property
+    def same_libraries(self) -> bool:
+        return dict(self.result.environment.libraries) == provenance.library_versions()
 
 
 def _check_descriptor(chain: _Chain) -> Link:
     stated = chain.result.dataset.descriptor_sha256
-    try:
-        chain.reference = run.reference_of(chain.result, chain.settings)
-    except ScibenchError as error:
-        return _absent("descriptor", str(error))
+    chain.reference = run.reference_of(chain.result, chain.settings)
     found = chain.reference.package.digest
-    holds = found == stated
-    return _link("descriptor", holds, f"sha256 {found}", f"stated {stated}, released {found}")
+    if not _follows_from_release(chain.reference, chain.settings):
+        bad = "differs from the released version in more than its number of samples"
+        return Link("descriptor", "fails", bad)
+    where = "made here" if "+" in chain.reference.package.version else "released"
+    good = f"sha256 {found}, {where}"
+    return judge("descriptor", found == stated, good, f"stated {stated}, {where} {found}")
+
+
+def _follows_from_release(reference: Reference, settings: Settings) -> bool:
+    """Hold a version that was derived here against the released one it says it comes from."""
+    package = reference.package
+    base, _, scale = package.version.partition("+scale.")
+    if not scale:
+        return True
+    released = catalog.resolve(f"{package.name}@{base}:{reference.subset}", settings.home)
+    recipe = released.package.subsets[reference.subset].recipe
+    folder = dataset.dataset_folder(settings.home, package)
+    files = {
+        resource.path.removeprefix(f"{reference.subset}/"): build.object_path(folder, resource)
+        for resource in package.resources_of(reference.subset)
+    }
+    if recipe is None or not all(path.is_file() for path in files.values()):
+        return recipe is not None
+    parameters = {**recipe.parameters, recipe.scale: int(scale)}
+    expected = derive.describe_version(released, package.version, parameters, files)
+    return _without_sums(expected) == _without_sums(json.loads(package.text))
+
+
+def _without_sums(tree: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what `files` is checked against, and nobody published, of a derived version."""
+    kept = [
+        {key: value for key, value in entry.items() if key not in {"bytes", "hash"}}
+        for entry in tree["resources"]
+    ]
+    return {**tree, "resources": kept}
 
 
 def _check_commit(chain: _Chain) -> Link:
     if chain.reference is None:
-        return _absent("commit", "the descriptor is not here")
+        return absent("commit", "the descriptor is not here")
     link = chain.result.dataset
     if link.swhid != dataset.swhid(link.commit):
         return Link("commit", "fails", f"{link.swhid} does not stand for commit {link.commit}")
     folder = dataset.dataset_folder(chain.settings.home, chain.reference.package)
-    return _commit(chain.reference, folder, link.commit)
+    return check_commit(chain.reference, folder, link.commit)
 
 
 def _check_files(chain: _Chain) -> Link:
     reference = chain.reference
     if reference is None:
-        return _absent("files", "the descriptor is not here")
-    stated = chain.result.dataset.keys
+        return absent("files", "the descriptor is not here")
     keys = {r.path: r.key for r in reference.package.resources_of(reference.subset)}
-    if keys != dict(stated):
+    if keys != dict(chain.result.dataset.keys):
         return Link("files", "fails", "the result names other keys than the descriptor")
     folder = dataset.dataset_folder(chain.settings.home, reference.package)
-    if not (folder / build.NOTES / "commit").is_file():
-        return _absent("files", f"not on this machine; run: scibench-data get {reference}")
-    return _objects(reference, folder, chain.progress)
+    if not dataset.is_built(folder):
+        return absent("files", f"not on this machine; run: scibench-data get {reference}")
+    link = check_files(reference, folder, chain.progress)
+    if link.status == "holds":
+        chain.data = Dataset(reference=reference, folder=folder, commit=chain.result.dataset.commit)
+    return link
 
 
 def _check_store(chain: _Chain) -> Iterator[Link]:
-    stated = chain.result.store
-    name = f"{chain.result.dataset.name}-{chain.result.dataset.version}"
-    subset = chain.result.dataset.subset
-    folder = chain.settings.home / "stores" / f"{name}-{subset}-{stated.id[:12]}"
+    """Check the store itself, and that it is the one which the result names."""
+    link, stated = chain.result.dataset, chain.result.store
+    name = f"{link.name}-{link.version}-{link.subset}"
+    folder = chain.settings.home / "stores" / f"{name}-{stated.id[:12]}"
     if not folder.exists():
-        link = chain.result.dataset
-        command = f"scibench-data materialize {link.name}@{link.version}:{subset}"
-        yield _absent("store", f"not on this machine; run: {command}")
+        command = f"scibench-data materialize {link.name}@{link.version}:{link.subset}"
+        yield absent("store files", f"not on this machine; run: {command}")
         return
-    found = [Link(*link) for link in store.check(folder, progress=chain.progress)]
+    found = [Link(*each) for each in store.check(folder, progress=chain.progress)]
     yield from found
-    if any(link.status == "fails" for link in found):
+    if any(each.status == "fails" for each in found):
         return
-    chain.store = store.read_store(folder)
-    yield _link(
-        "store digest",
-        chain.store.digest == stated.sha256,
-        f"sha256 {stated.sha256} over the values",
-        f"stated {stated.sha256}, the store has {chain.store.digest}",
+    here = store.read_store(folder)
+    wrong = _identity_faults(chain, here)
+    if here.digest != stated.sha256:
+        wrong.append(f"stated {stated.sha256}, the store has {here.digest}")
+    if not wrong:
+        chain.store = here
+    yield judge(
+        "store digest", not wrong, f"sha256 {here.digest} over the values", "; ".join(wrong)
     )
+
+
+def _identity_faults(chain: _Chain, here: Store) -> list[str]:
+    """Compare what determines the store with what the result says of the dataset."""
+    link, stated = chain.result.dataset, chain.result.store
+    expected = {
+        "dataset": link.name,
+        "version": link.version,
+        "subset": link.subset,
+        "commit": link.commit,
+        "reader": chain.result.code.reader_sha256,
+        "layout": dict(stated.layout),
+    }
+    wrong = []
+    if dict(here.identity) != expected:
+        wrong.append("the store was made from something else than the result says")
+    if stated.id != store.store_id(expected):
+        wrong.append(f"stated id {stated.id}, computed {store.store_id(expected)}")
+    return wrong
+
+
+def _check_origin(chain: _Chain) -> Link:
+    """Read the files again and compare their values with the store's."""
+    name = "store from files"
+    if chain.data is None or chain.store is None:
+        return absent(name, "needs sound files and a sound store here")
+    if catalog.reader_digest(chain.result.dataset.name) != chain.result.code.reader_sha256:
+        return absent(name, "this installation has another reader.py")
+    found = digest.logical_digest(run.read_raw(chain.data), chain.settings.jobs)
+    holds = found == chain.store.digest
+    return judge(name, holds, "the files hold the same values", f"the files give {found}")
 
 
 def _check_split(chain: _Chain) -> Link:
     if chain.store is None or chain.reference is None:
-        return _absent("split", "no sound store here")
-    chain.source = run.open_source(chain.reference.package, store.open_store(chain.store))
-    found = run.split_link(chain.reference.package, chain.source)
-    stated = chain.result.split
+        return absent("split", "no sound store here")
+    source = run.open_source(chain.reference.package, store.open_store(chain.store))
+    found, stated = run.split_link(chain.reference.package, source), chain.result.split
+    if found == stated:
+        chain.source = source
     sizes = ", ".join(f"{name} {size}" for name, size in found.sizes.items())
-    return _link(
+    return judge(
         "split",
         found == stated,
         f"by {found.group}: {sizes}",
@@ -247,74 +220,119 @@ def _check_split(chain: _Chain) -> Link:
 
 
 def _check_code(chain: _Chain) -> Link:
-    stated = chain.result.code
-    name = chain.result.model.name
-    try:
-        here = {
-            "the core": (provenance.core_digest(), stated.core_sha256),
-            "reader.py": (catalog.reader_digest(chain.result.dataset.name), stated.reader_sha256),
-            "model.py": (catalog.model_digest(name), chain.result.model.source_sha256),
-        }
-    except (NotFoundError, OSError) as error:
-        return _absent("code", str(error))
+    stated, model = chain.result.code, chain.result.model
+    if model.name != chain.result.dataset.name or model.name not in catalog.model_names():
+        return Link("code", "fails", f"no reference model named {model.name!r} for this package")
+    here = {
+        "the core": (provenance.core_digest(), stated.core_sha256),
+        "reader.py": (catalog.reader_digest(model.name), stated.reader_sha256),
+        "model.py": (catalog.model_digest(model.name), model.source_sha256),
+    }
     other = [part for part, (found, told) in here.items() if found != told]
     made = f"version {stated.version}" + (f", commit {stated.commit}" if stated.commit else "")
-    if not other:
-        dirty = " (from a checkout with uncommitted changes)" if stated.dirty else ""
-        return Link("code", "holds", f"{made}{dirty}: the same sources as here")
-    return _absent("code", f"made by {made}; here {', '.join(other)} differs: install that version")
-
-
-def _checkpoint_path(chain: _Chain) -> Path:
-    return chain.path.parent / Path(chain.result.checkpoint.file).name
+    if other:
+        why = f"made by {made}; here {', '.join(other)} differs: install that version"
+        return absent("code", why)
+    return Link("code", "holds", f"the same sources as here (stated: {made})")
 
 
 def _check_checkpoint(chain: _Chain) -> Link:
     stated = chain.result.checkpoint
-    path = _checkpoint_path(chain)
-    if not path.is_file() or path.is_symlink():
-        return _absent("checkpoint", f"{path.name} is not beside the result")
-    found = durable.sha256_file(path)
-    holds = found == stated.sha256 and path.stat().st_size == stated.bytes
-    return _link("checkpoint", holds, f"sha256 {found}", f"stated {stated.sha256}, found {found}")
-
-
-def _check_metrics(chain: _Chain) -> Link:
-    """Score the checkpoint again on the split that the result names."""
-    stated = chain.result.metrics
-    if chain.source is None:
-        return _absent("metrics", "no sound store here to score the checkpoint on")
-    if catalog.model_digest(chain.result.model.name) != chain.result.model.source_sha256:
-        return _absent("metrics", "this installation has another model.py")
+    path = chain.path.parent / Path(stated.file).name
     try:
-        found = _score(chain, chain.source)
-    except RequirementError as error:
-        return _absent("metrics", str(error))
-    except ScibenchError as error:
-        return Link("metrics", "fails", str(error))
-    differing = [
-        f"{name}: stated {stated.values.get(name)}, recomputed {found.get(name)}"
-        for name in sorted(found.keys() | stated.values.keys())
-        if not _close(stated.values.get(name), found.get(name))
-    ]
-    good = f"{stated.headline} {stated.values[stated.headline]:.4f} recomputed from the checkpoint"
-    return _link("metrics", not differing, good, "; ".join(differing))
+        with durable.open_regular(path) as file:
+            content = file.read()
+    except OSError as error:
+        return absent("checkpoint", f"{path.name}: {error.strerror}")
+    found = hashlib.sha256(content).hexdigest()
+    if found == stated.sha256 and len(content) == stated.bytes:
+        chain.packed = content
+        return Link("checkpoint", "holds", f"sha256 {found}")
+    return Link("checkpoint", "fails", f"stated {stated.sha256}, found {found}")
 
 
-def _close(stated: float | None, found: float | None) -> bool:
-    if stated is None or found is None:
-        return False
-    return abs(stated - found) <= _RECOMPUTED * max(1.0, abs(stated))
-
-
-def _score(chain: _Chain, source: Source) -> dict[str, float]:
+def _check_metrics(chain: _Chain) -> Iterator[Link]:
+    """Score the checkpoint and what it is compared with again, on the task's split and metric."""
+    scores, comparisons = "metrics", "comparisons"
+    why = ""
+    if chain.source is None or chain.packed is None or chain.reference is None:
+        why = "needs a sound store and checkpoint here"
+    elif catalog.model_digest(chain.result.dataset.name) != chain.result.model.source_sha256:
+        why = "this installation has another model.py"
+    if why or chain.source is None or chain.packed is None or chain.reference is None:
+        yield from (absent(scores, why), absent(comparisons, why))
+        return
+    stated = chain.result.metrics
     training = run.import_training()
     module = catalog.load_model(chain.result.model.name)
     config = training.make_config(module, chain.result.model.config)
-    scores: dict[str, float] = training.score(
-        module, config, source, _checkpoint_path(chain), chain.result.metrics.split
+    try:
+        model = training.restore(module, config, chain.source, chain.packed)
+    except IntegrityError as error:
+        yield from (Link(scores, "fails", str(error)), absent(comparisons, "the model failed"))
+        return
+    wrong = _claims(chain, model, module.TOLERANCE)
+    found = training.score(module, model, chain.source, "test")
+    wrong += _differences(stated.values, found, chain)
+    good = (
+        f"{stated.headline} {found[run.task_of(chain.reference.package).metric]:.6g} on test again"
     )
-    return scores
+    yield judge(scores, not wrong, good, "; ".join(wrong))
+    again = training.compare(module, config, chain.source)
+    wrong = [
+        f"{name}: {difference}"
+        for name in sorted(again.keys() | stated.comparisons.keys())
+        for difference in _differences(stated.comparisons.get(name, {}), again.get(name, {}), chain)
+    ]
+    yield judge(comparisons, not wrong, f"{', '.join(again)}: the same again", "; ".join(wrong))
+
+
+def _claims(chain: _Chain, model: Any, tolerance: Mapping[str, float]) -> list[str]:
+    """Hold what the result says about its scores against the task and the model."""
+    assert chain.reference is not None  # noqa: S101  (the caller has seen to it)
+    stated, task = chain.result.metrics, run.task_of(chain.reference.package)
+    pairs = {
+        "split": (stated.split, "test"),
+        "headline": (stated.headline, task.metric),
+        "tolerance": (dict(stated.tolerance), dict(tolerance)),
+        "parameters": (chain.result.model.parameters, run.count_parameters(model)),
+    }
+    return [
+        f"{name}: stated {told}, expected {due}"
+        for name, (told, due) in pairs.items()
+        if told != due
+    ]
+
+
+def _differences(
+    stated: Mapping[str, float], found: Mapping[str, float], chain: _Chain
+) -> list[str]:
+    room = _ROOM_SAME if chain.same_libraries else _ROOM_OTHER
+    return [
+        f"{name}: stated {stated.get(name)}, recomputed {found.get(name)}"
+        for name in sorted(found.keys() | stated.keys())
+        if name not in stated
+        or name not in found
+        or not abs(stated[name] - found[name]) <= room * max(1.0, abs(stated[name]))
+    ]
+
+
+def _check_training(chain: _Chain) -> Link:
+    """Say what only a replay can check; fail where it can't be true."""
+    result, here = chain.result, provenance.library_versions()
+    libraries = result.environment.libraries
+    if len(result.history) != result.model.config.get("epochs"):
+        told = result.model.config.get("epochs")
+        return Link("training", "fails", f"{told} epochs, and {len(result.history)} in the history")
+    other = [
+        f"{name} {libraries.get(name)} (here {here.get(name)})"
+        for name in sorted(libraries.keys() | here.keys())
+        if libraries.get(name) != here.get(name)
+    ]
+    made = f"with {', '.join(other)}" if other else "with the library versions of this machine"
+    how = f"seed {result.model.seed} on {result.model.device}, {made}"
+    why = "history, hardware and times are stated by whoever ran it: --replay trains again"
+    return Link("training", "stated", f"{how}; {why}")
 
 
 _SECTIONS: dict[str, tuple[str, ...]] = {
@@ -324,19 +342,34 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     "code": ("code", "model"),
     "checkpoint": ("checkpoint",),
     "metrics": ("metrics",),
-    "run": ("run", "history", "environment"),
+    "training": ("run", "history", "environment"),
 }
 """Which sections of the file stand behind a link: one that was edited makes its link fail."""
 
+_Step = Callable[[_Chain], Link | Iterator[Link]]
+_STEPS: dict[str, _Step] = {
+    "descriptor": _check_descriptor,
+    "commit": _check_commit,
+    "files": _check_files,
+    "store digest": _check_store,
+    "store from files": _check_origin,
+    "split": _check_split,
+    "code": _check_code,
+    "checkpoint": _check_checkpoint,
+    "metrics": _check_metrics,
+    "training": _check_training,
+}
 
-def _check_run(chain: _Chain) -> Link:
-    libraries = provenance.library_versions()
-    stated = chain.result.environment.libraries
-    other = [
-        f"{n} {v} (here {libraries.get(n)})" for n, v in stated.items() if libraries.get(n) != v
-    ]
-    note = f"made with {', '.join(other)}" if other else "made with the same library versions"
-    return Link("run", "holds", f"{chain.result.run.id}; {note}; stated by whoever ran it")
+
+def _take(name: str, step: _Step, chain: _Chain) -> list[Link]:
+    """Run one step; what it can't do here is a link that was not checked, not the end of it all."""
+    try:
+        found = step(chain)
+        return [found] if isinstance(found, Link) else list(found)
+    except (IntegrityError, DescriptorError) as error:
+        return [Link(name, "fails", str(error))]
+    except (ScibenchError, OSError) as error:
+        return [absent(name, str(error))]
 
 
 def _with_edits(link: Link, touched: tuple[str, ...]) -> Link:
@@ -357,23 +390,18 @@ def verify_result(path: Path, settings: Settings, progress: Progress = SILENT) -
         There is no such file.
     """
     chain = _Chain(path, read_result(path), settings, progress)
-    steps: tuple[Callable[[_Chain], Link | Iterator[Link]], ...] = (
-        _check_run, _check_descriptor, _check_commit, _check_files, _check_store, _check_split,
-        _check_code, _check_checkpoint, _check_metrics,
-    )  # fmt: skip
-    links: list[Link] = []
-    for step in steps:
-        found = step(chain)
-        links += [found] if isinstance(found, Link) else list(found)
+    links = [link for name, step in _STEPS.items() for link in _take(name, step, chain)]
     names = {link.name for link in links}
-    links += [_absent(name, "not reached") for name in _SECTIONS if name not in names]
+    links += [absent(name, "not reached") for name in _SECTIONS if name not in names]
     return Report(
         "result", str(path), tuple(_with_edits(link, chain.reading.touched) for link in links)
     )
 
 
-def replay(report: Report, settings: Settings, progress: Progress = SILENT) -> Link:
-    """Train again and compare every metric within the tolerance that the result states.
+def replay(report: Report, settings: Settings, progress: Progress = SILENT) -> Report:
+    """Train again and compare every score within the tolerance that the model states.
+
+    A result of which a link fails is not trained again.
 
     Raises
     ------
@@ -383,19 +411,26 @@ def replay(report: Report, settings: Settings, progress: Progress = SILENT) -> L
     if report.kind != "result":
         message = f"{report.subject}: a {report.kind} can't be replayed; name a result.json"
         raise UsageError(message)
-    old, new = run.replay(Path(report.subject), settings, progress)
-    differing = []
-    for name, value in old.metrics.values.items():
-        room = old.metrics.tolerance.get(name, 0.0)
-        again = new.result.metrics.values.get(name)
-        if again is None or abs(again - value) > room:
-            differing.append(f"{name}: stated {value:.4f} ± {room:g}, again {again}")
+    if report.count("fails"):
+        again = absent("training", "not trained again, for a link fails")
+    else:
+        again = _replayed(Path(report.subject), settings, progress)
+    kept = [link for link in report.links if link.name != "training"]
+    return dataclasses.replace(report, links=(*kept, again))
+
+
+def _replayed(path: Path, settings: Settings, progress: Progress) -> Link:
+    old, new = run.replay(path, settings, progress)
+    stated, found = old.metrics.values, new.result.metrics.values
+    room = catalog.load_model(old.model.name).TOLERANCE
+    differing = [
+        f"{name}: stated {value:.4f} ± {room.get(name, 0.0):g}, again {found.get(name)}"
+        for name, value in stated.items()
+        if name not in found or not abs(found[name] - value) <= room.get(name, 0.0)
+    ]
     headline = old.metrics.headline
-    good = (
-        f"{headline} {new.result.metrics.values[headline]:.4f} again, stated "
-        f"{old.metrics.values[headline]:.4f}, in {new.folder}"
-    )
-    return _link("replay", not differing, good, "; ".join(differing))
+    good = f"trained again: {headline} {found[headline]:.4f}, stated {stated[headline]:.4f}"
+    return judge("training", not differing, f"{good}, in {new.folder}", "; ".join(differing))
 
 
 # --- anything -------------------------------------------------------------------------------------
@@ -410,19 +445,23 @@ def verify(target: str, settings: Settings, progress: Progress = SILENT) -> Repo
         It is none of these.
     """
     path = Path(target)
-    if path.is_dir() and (path / "result.json").is_file():
-        path /= "result.json"
-    if path.is_file() or path.suffix == ".json":
+    if (path / run.RESULT).is_file():
+        return verify_result(path / run.RESULT, settings, progress)
+    if path.suffix == ".json":
         return verify_result(path, settings, progress)
     folder = path.parent if path.name == "data.zarr" else path
     if (folder / "manifest.json").is_file() or (folder / "data.zarr").is_dir():
         return verify_store(folder, progress)
     if (path / "datapackage.json").is_file():
         return verify_dataset(_reference_of_folder(path, settings), settings, progress)
-    if path.exists():
+    try:
+        reference = catalog.resolve(target, settings.home)
+    except (UsageError, NotFoundError) as error:
+        if not path.exists():
+            raise
         message = f"{target}: neither a dataset, a store nor a result; name one of these"
-        raise UsageError(message)
-    return verify_dataset(catalog.resolve(target, settings.home), settings, progress)
+        raise UsageError(message) from error
+    return verify_dataset(reference, settings, progress)
 
 
 def _reference_of_folder(path: Path, settings: Settings) -> Reference:
