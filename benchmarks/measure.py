@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from scibench_data import annex, provenance
 
@@ -30,6 +31,16 @@ def interleave(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict[
     return times
 
 
+def surroundings() -> dict[str, Any]:
+    """Return what a measurement was made with and on."""
+    return {
+        "version": provenance.package_version(),
+        "hardware": provenance.hardware(),
+        "libraries": provenance.library_versions(),
+        "programs": annex.program_versions(),
+    }
+
+
 def report(times: Mapping[str, list[float]], reference: str, target: Path | None) -> None:
     """Print medians and ratios to the reference, and write them where asked."""
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -45,10 +56,7 @@ def report(times: Mapping[str, list[float]], reference: str, target: Path | None
         "seconds": {name: [round(value, 5) for value in values] for name, values in times.items()},
         "ratio_of_medians": {n: round(m / medians[reference], 4) for n, m in medians.items()},
         "reference": reference,
-        "version": provenance.package_version(),
-        "hardware": provenance.hardware(),
-        "libraries": provenance.library_versions(),
-        "programs": annex.program_versions(),
+        **surroundings(),
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,8 +1,10 @@
 """What the README says is what happens: its commands run, its numbers come from files."""
 
+import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from scibench_data import catalog
 from scibench_data.cli import cli
+from scibench_data.result import read_result
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,13 +60,61 @@ def test_every_command_of_the_session_gives_what_is_shown(played: dict[str, str]
             assert word in played[command], f"{command}: the README shows {word}"
 
 
-def test_scores_in_the_readme_come_from_the_result_files() -> None:
-    """Every row of the README's score table stands in the model cards, made from result files."""
-    for name in catalog.model_names():
-        card = (ROOT / "models" / name / "README.md").read_text(encoding="utf-8")
-        rows = re.findall(r"^\| .*(?:model|baseline|ceiling).*\|$", README, re.MULTILINE)
-        for row in rows:
-            assert row in card, row
+def score_rows(name: str) -> list[str]:
+    """Make the rows of a score table from result files: mean and spread over the seeds."""
+    files = sorted((ROOT / "models" / name / "results").glob("*.json"))
+    results = [read_result(path).result for path in files]
+    seeds = [result.model.seed for result in results]
+    metrics = list(results[0].metrics.values)
+    scores = {f"model, seeds {', '.join(map(str, seeds))}": [r.metrics.values for r in results]}
+    for other in results[0].metrics.comparisons:
+        scores[other] = [result.metrics.comparisons[other] for result in results]
+    rows = []
+    for title, values in scores.items():
+        cells = [_cell([value[metric] for value in values]) for metric in metrics]
+        rows.append(f"| {title} | {' | '.join(cells)} |")
+    return rows
+
+
+def _cell(values: list[float]) -> str:
+    spread = statistics.stdev(values)
+    text = f"{statistics.mean(values):.4f}"
+    return f"{text} ± {spread:.4f}" if spread > 1e-9 else text
+
+
+@pytest.mark.parametrize("name", catalog.model_names())
+def test_scores_come_from_result_files(name: str) -> None:
+    card = (ROOT / "models" / name / "README.md").read_text(encoding="utf-8")
+
+    for row in score_rows(name):
+        assert row in card, f"the model card lacks the row\n{row}"
+        assert row in README, f"the README lacks the row\n{row}"
+
+
+@pytest.mark.parametrize("name", catalog.model_names())
+def test_the_model_beats_its_baseline_in_every_result_file(name: str) -> None:
+    files = sorted((ROOT / "models" / name / "results").glob("*.json"))
+    assert len(files) >= 3
+    for path in files:
+        result = read_result(path).result
+        headline = result.metrics.headline
+        baselines = [v[headline] for k, v in result.metrics.comparisons.items() if "baseline" in k]
+        assert result.metrics.values[headline] > max(baselines), path
+        release = catalog.find_release(name, result.dataset.version)
+        assert result.dataset.commit == release.commit
+        assert result.code.dirty is False
+
+
+def test_the_difficulty_table_comes_from_its_file() -> None:
+    card = (ROOT / "models" / "cryoem" / "README.md").read_text(encoding="utf-8")
+    measured = json.loads((ROOT / "benchmarks" / "results" / "difficulty.json").read_bytes())
+    for row in measured["rows"]:
+        scores = row["scores"]
+        names = ("baseline: consensus", "model", "ceiling: true states")
+        cells = [f"{scores[name]['fsc_auc']:.3f}" for name in names]
+        cells.append(f"{scores['model']['balanced_accuracy']:.3f}")
+        line = f"| {row['snr']} | {row['particles']:,} | {' | '.join(cells)} |"
+        assert line in card, line
 
 
 def test_every_command_and_package_is_named() -> None:

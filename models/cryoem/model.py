@@ -55,9 +55,9 @@ Batch = Mapping[str, Tensor]
 Volumes = npt.NDArray[np.float32]
 
 TOLERANCE = {
-    "fsc_auc": 0.004,
-    "resolution": 0.4,
-    "adjusted_rand": 0.04,
+    "fsc_auc": 0.002,
+    "resolution": 0.1,
+    "adjusted_rand": 0.03,
     "balanced_accuracy": 0.02,
 }
 """How far scores may lie apart when a run is repeated elsewhere."""
