@@ -274,9 +274,8 @@ def _check_metrics(chain: _Chain) -> Iterator[Link]:
     wrong = _claims(chain, model, module.TOLERANCE)
     found = training.score(module, model, chain.source, "test")
     wrong += _differences(stated.values, found, chain)
-    good = (
-        f"{stated.headline} {found[run.task_of(chain.reference.package).metric]:.6g} on test again"
-    )
+    headline = run.task_of(chain.reference.package).metric
+    good = f"{headline} {found[headline]:.6g} recomputed from the checkpoint"
     yield judge(scores, not wrong, good, "; ".join(wrong))
     again = training.compare(module, config, chain.source)
     wrong = [
