@@ -5,6 +5,7 @@ They are judged by their text alone; nothing is opened and no name is resolved.
 
 import re
 import unicodedata
+from collections.abc import Collection
 from urllib.parse import parse_qsl, urlsplit
 
 _PATH_FAULTS = tuple(
@@ -49,30 +50,38 @@ _SECRET = re.compile(
 )
 
 
-def url_fault(url: str) -> str | None:
+def url_fault(url: str, allowed: Collection[str] | None = ()) -> str | None:
     """Say why `url` can't be a public mirror; never repeats it, for it may hold a secret.
 
     A host must be a name: every spelling of an address that some resolver takes (``0x7f.1``,
     ``2130706433``, ``[::1]``, full-width digits) fails as a name.
+
+    Parameters
+    ----------
+    allowed
+        Hosts that may be private and asked by http; None allows every host.
     """
     try:
         parts = urlsplit(url if _URL_LETTERS.fullmatch(url) else "[")
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return "not a URL of at most 2048 plain characters"
+    free = bool(host) and (allowed is None or host in allowed)
     query = parse_qsl(parts.query.replace(";", "&"), keep_blank_values=True)
     faults = {
-        "a URL that is not https": parts.scheme != "https",
+        "a URL that is not https": parts.scheme not in ({"https", "http"} if free else {"https"}),
         "a URL with credentials, and a descriptor is public": "@" in parts.netloc,
         "a URL with a secret in its query, and a descriptor is public": any(
             _SECRET.search(name) for name, _ in query
         ),
         "a URL with a fragment": bool(parts.fragment),
-        "a URL without a public host name": not _HOST.fullmatch(host)
-        or _LOCAL.search(host) is not None
-        or port == 0,
+        "a URL without a public host name": not (free or _is_public(host)) or port == 0,
     }
     return next((fault for fault, true in faults.items() if true), None)
+
+
+def _is_public(host: str) -> bool:
+    return _HOST.fullmatch(host) is not None and _LOCAL.search(host) is None
 
 
 def link_fault(link: str) -> str | None:

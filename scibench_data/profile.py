@@ -13,7 +13,7 @@ import math
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scibench_data.errors import DescriptorError, RequirementError, did_you_mean
 from scibench_data.foreign import folded, link_fault, path_fault, url_fault
+from scibench_data.sources import source_fault
 
 if TYPE_CHECKING:
     import jsonschema
@@ -50,12 +51,17 @@ class Problem:
         return f"{self.place}: {self.message}" if self.place else self.message
 
 
-def problems(tree: object) -> list[Problem]:
+def problems(tree: object, allowed: Collection[str] | None = ()) -> list[Problem]:
     """List everything that is wrong with a decoded descriptor, at most one problem a place.
 
     Three sieves: what JSON readers disagree on, what the entries mean together, and the official
     profile with ours on top. Where several object to one place, the first one speaks. A hostile
     file does not get more than a thousand lines.
+
+    Parameters
+    ----------
+    allowed
+        Hosts that may be private and asked by http; None allows every host.
 
     Examples
     --------
@@ -65,7 +71,8 @@ def problems(tree: object) -> list[Problem]:
     if _too_deep(tree):
         return [Problem("", f"nested deeper than {_MAX_DEPTH} levels")]
     first: dict[_Where, str] = {}
-    for sieve in (_json_problems, _meaning_problems, _profile_problems):
+    meaning = functools.partial(_meaning_problems, allowed=allowed)
+    for sieve in (_json_problems, meaning, _profile_problems):
         for where, message in sieve(tree):
             first.setdefault(where, message)
             if len(first) >= _MAX_PROBLEMS:
@@ -193,7 +200,7 @@ def _rows(tree: object, *keys: str) -> _Rows:
     return [((*keys, index), row) for index, row in rows if isinstance(row, dict)]
 
 
-def _meaning_problems(tree: object) -> _Found:
+def _meaning_problems(tree: object, allowed: Collection[str] | None) -> _Found:
     resources = _rows(tree, "resources")
     arrays = _rows(tree, "scibench", "arrays")
     for rows in (resources, arrays, _rows(tree, "scibench", "task", "metrics")):
@@ -202,7 +209,8 @@ def _meaning_problems(tree: object) -> _Found:
     subsets = _get(tree, dict, "scibench", "subsets")
     yield from _subset_problems(resources, subsets)
     yield from _recipe_problems(subsets)
-    yield from _link_problems(tree, resources)
+    yield from _source_problems(resources, subsets, allowed)
+    yield from _link_problems(tree)
     yield from _author_problems(tree)
     yield from _array_problems(tree, dict.fromkeys(_get(row, str, "name") for _, row in arrays))
     yield from _number_problems(tree, resources)
@@ -241,11 +249,11 @@ def _subset_problems(resources: _Rows, subsets: dict[str, Any]) -> _Found:
             yield (*where, "scibench", "subset"), _unknown("subset", name, subsets)
         elif isinstance(path, str) and not path.startswith(f"{name}/"):
             yield (*where, "path"), f"expected to start with '{name}/', the name of its subset"
-        if not _get(subsets, dict, name, "recipe") and not _get(row, list, "scibench", "sources"):
-            fault = "missing; a file of a subset without a recipe needs an https URL"
-            yield (*where, "scibench", "sources"), fault
+        if _get(subsets, dict, name, "recipe") and "hash" not in row:
+            yield (*where, "hash"), "missing; what a recipe makes has a published SHA-256"
     for name in subsets.keys() - used:
-        yield ("scibench", "subsets", name), "has no resource"
+        if not (_get(subsets, str, name, "listing") or _get(subsets, str, name, "needs")):
+            yield ("scibench", "subsets", name), "has no resource, listing or needs"
 
 
 def _recipe_problems(subsets: dict[str, Any]) -> _Found:
@@ -261,11 +269,26 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"no {kind} is named {_SHORT.repr(name)}; {did_you_mean(name[:64], plain)}"
 
 
-def _link_problems(tree: object, resources: _Rows) -> _Found:
+def _source_problems(
+    resources: _Rows, subsets: dict[str, Any], allowed: Collection[str] | None
+) -> _Found:
     for where, row in resources:
-        for index, url in enumerate(_get(row, list, "scibench", "sources")):
-            if isinstance(url, str) and (fault := url_fault(url)):
+        sources = _get(row, list, "scibench", "sources")
+        for index, url in enumerate(sources):
+            if isinstance(url, str) and (fault := source_fault(url, allowed)):
                 yield (*where, "scibench", "sources", index), f"{fault}; expected a public one"
+        if "hash" not in row and (not sources or _get(row, str, "scibench", "lists")):
+            yield (*where, "hash"), "missing; only a file with a source may be without a SHA-256"
+    for name in subsets:
+        place = ("scibench", "subsets", name)
+        listing, terms = _get(subsets, str, name, "listing"), _get(subsets, str, name, "terms")
+        if listing and (fault := source_fault(listing, allowed)):
+            yield (*place, "listing"), f"{fault}; expected the s3+https URL of a prefix"
+        if terms and (fault := url_fault(terms)):
+            yield (*place, "terms"), f"{fault}; expected an https URL"
+
+
+def _link_problems(tree: object) -> _Found:
     links: dict[_Where, str] = {("homepage",): _get(tree, str, "homepage")}
     for where, row in itertools.chain(
         _rows(tree, "licenses"), _people(tree), _rows(tree, "sources")
@@ -307,6 +330,9 @@ def _number_problems(tree: object, resources: _Rows) -> _Found:
     for where, value in whole:
         if isinstance(value, float):
             yield where, f"expected an integer without a point, got {value!r}"
+    if splits and ("given" in splits) == ("fractions" in splits):
+        wish = "fractions and a seed, or given, which names the splits of the group's values"
+        yield ("scibench", "splits", "fractions"), f"expected either {wish}"
     shares = _get(splits, dict, "fractions").values()
     if all(isinstance(share, int | float) for share in shares):
         total = math.fsum(shares)

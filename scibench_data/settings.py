@@ -2,10 +2,12 @@
 
 Order of precedence: argument or flag, environment, ``scibench.toml`` or ``[tool.scibench-data]`` of
 ``pyproject.toml`` in the working directory, the user's configuration, the default.
-Keys: ``home``, ``offline``, ``jobs``, ``progress``, ``lock_timeout``.
+Keys: ``home``, ``site``, ``offline``, ``jobs``, ``progress``, ``lock_timeout``,
+``connections``, ``mirrors``, ``allowed_hosts``. In the environment each is ``SCIBENCH_DATA_`` and its name in capitals.
 """
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -34,7 +36,16 @@ class Settings:
     progress
         Draw progress on a terminal.
     lock_timeout
-        How long to wait for another process. [s]
+        How long to wait for another process; 0 does not wait. [s]
+    site
+        A cache that others fill, of the same layout as `home`: only read.
+    connections
+        Files fetched at the same time; from one host no more than it bears. [1]
+    mirrors
+        Hosts that are asked first, in this order.
+    allowed_hosts
+        Hosts, as names or addresses, that may be private and may be asked by plain http, and
+        ``file`` where local folders may be a source.
     """
 
     home: Path
@@ -42,6 +53,10 @@ class Settings:
     jobs: int = 2
     progress: bool = True
     lock_timeout: float = 3600.0
+    site: Path | None = None
+    connections: int = 8
+    mirrors: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
 
 
 _NAMES = tuple(field.name for field in fields(Settings))
@@ -67,6 +82,20 @@ def _number(subject: str, value: Any, kind: type[int] | type[float]) -> Any:
     return number
 
 
+def _hosts(subject: str, value: Any) -> tuple[str, ...]:
+    words = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        message = f"{subject}: expected host names, got {value!r}; write them with spaces between"
+        raise UsageError(message)
+    for word in words:
+        if not re.fullmatch(r"[A-Za-z0-9.:_-]{1,253}", word) or "//" in word:
+            message = (
+                f"{subject}: expected a host such as data.example.org, got {word!r}; correct it"
+            )
+            raise UsageError(message)
+    return tuple(word.lower() for word in words)
+
+
 def _folder(subject: str, value: Any) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
         message = f"{subject}: expected a folder, got {value!r}; correct it"
@@ -79,11 +108,15 @@ def _folder(subject: str, value: Any) -> Path:
 
 
 def _typed(name: str, value: Any, subject: str) -> Any:
-    if name == "home":
+    if name in {"home", "site"}:
         return _folder(subject, value)
     if name in {"offline", "progress"}:
         return _switch(subject, value)
-    return _number(subject, value, int if name == "jobs" else float)
+    if name in {"mirrors", "allowed_hosts"}:
+        return _hosts(subject, value)
+    if name == "lock_timeout" and str(value) in {"0", "0.0"}:
+        return 0.0
+    return _number(subject, value, int if name in {"jobs", "connections"} else float)
 
 
 def _table(subject: str, values: Any) -> dict[str, Any]:
@@ -112,9 +145,9 @@ def _from_file(path: Path, *table: str) -> dict[str, Any]:
 
 def _from_environment() -> dict[str, Any]:
     found = {}
-    for name in ("home", "offline", "jobs", "lock_timeout"):
+    for name in _NAMES:
         variable = f"SCIBENCH_DATA_{name.upper()}"
-        if os.environ.get(variable):
+        if name != "progress" and os.environ.get(variable):
             found[name] = _typed(name, os.environ[variable], variable)
     if os.environ.get("SCIBENCH_DATA_NO_PROGRESS"):
         found["progress"] = not _switch(
