@@ -7,6 +7,7 @@ Also the form of git-annex keys: https://git-annex.branchable.com/internals/key_
 https://git-annex.branchable.com/internals/hashing/.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,15 +17,17 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from scibench_data.compute import PROGRAM
-from scibench_data.errors import RequirementError, ScibenchError, SpaceError
+from scibench_data.errors import NetworkError, RequirementError, ScibenchError, SpaceError
 
 _LETTERS = "0123456789zqjxkmvwgpfZQJXKMVWGPF"
 _PASSED_ON = ("TMPDIR", "TZ", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSL_CERT_FILE")
+_OF_THE_USER = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL")
 _GIT_SETTINGS = {
     "core.hooksPath": "/dev/null",
     "core.fsmonitor": "false",
@@ -36,8 +39,10 @@ _GIT_SETTINGS = {
     "commit.gpgSign": "false",
     "credential.helper": "",
     "gc.auto": "0",
+    "http.followRedirects": "false",  # nor alternates of a repository served as files
+    "http.lowSpeedLimit": "1000",
+    "http.lowSpeedTime": "60",
     "protocol.allow": "never",
-    "protocol.https.allow": "always",
     "safe.bareRepository": "explicit",
     "submodule.recurse": "false",
     "transfer.fsckObjects": "true",
@@ -46,6 +51,29 @@ _GIT_SETTINGS = {
     "annex.securehashesonly": "true",
     "annex.security.allowed-url-schemes": "https",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """What a command of git may talk to.
+
+    Attributes
+    ----------
+    protocols
+        As ``GIT_ALLOW_PROTOCOL`` has them.
+    signed_in
+        With the user's own configuration of git and its credentials; it still never asks.
+    addresses
+        Private IP addresses that git-annex may ask.
+    """
+
+    protocols: tuple[str, ...] = ("https",)
+    signed_in: bool = False
+    addresses: tuple[str, ...] = ()
+
+
+HTTPS = Reach()
+LOCAL = Reach(protocols=("file",))
 
 _DISK_REFUSED = ("not enough free space", "No space left", "Disk quota", "Read-only file system")
 """What git, git-annex and recipes say when the disk refuses."""
@@ -98,23 +126,39 @@ def find_program(name: str) -> Path:
     return Path(found)
 
 
-def _environment() -> dict[str, str]:
+def _configuration(reach: Reach) -> dict[str, str]:
+    """Return our settings of git as variables: so the programs that git starts get them too."""
+    chosen = _GIT_SETTINGS | {f"protocol.{name}.allow": "always" for name in reach.protocols}
+    if reach.signed_in:
+        del chosen["credential.helper"]
+    if reach.addresses:
+        chosen["annex.security.allowed-ip-addresses"] = " ".join(reach.addresses)
+        chosen["annex.security.allowed-url-schemes"] = " ".join({"https", *reach.protocols})
+    names = {f"GIT_CONFIG_KEY_{i}": key for i, key in enumerate(chosen)}
+    values = {f"GIT_CONFIG_VALUE_{i}": value for i, value in enumerate(chosen.values())}
+    return {"GIT_CONFIG_COUNT": str(len(chosen)), **names, **values}
+
+
+def _identity(reach: Reach) -> dict[str, str]:
+    """Return whose configuration is read: nobody's, or the user's."""
+    if not reach.signed_in:
+        return {"HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": "/dev/null"}
+    return {name: os.environ[name] for name in _OF_THE_USER if name in os.environ}
+
+
+def _environment(reach: Reach = HTTPS) -> dict[str, str]:
     folders = [str(find_program(name).parent) for name in ("git", "git-annex", PROGRAM)]
     who = "scibench-data"
-    settings = {f"GIT_CONFIG_KEY_{i}": key for i, key in enumerate(_GIT_SETTINGS)}
-    settings |= {f"GIT_CONFIG_VALUE_{i}": value for i, value in enumerate(_GIT_SETTINGS.values())}
     return {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+        **_identity(reach),
         "PATH": ":".join(dict.fromkeys([*folders, "/usr/local/bin", "/usr/bin", "/bin"])),
-        "HOME": "/nonexistent",
         "LC_ALL": "C.UTF-8",
-        "GIT_ALLOW_PROTOCOL": "https",
+        "GIT_ALLOW_PROTOCOL": ":".join(reach.protocols),
         "GIT_ASKPASS": "/bin/false",
         "SSH_ASKPASS": "/bin/false",
-        "GIT_CONFIG_GLOBAL": "/dev/null",
         "GIT_DEFAULT_REF_FORMAT": "files",  # so that a commit can be read without a process
         "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_COUNT": str(len(_GIT_SETTINGS)),
         "GIT_LFS_SKIP_SMUDGE": "1",
         "GIT_PROTOCOL_FROM_USER": "0",
         "GIT_TERMINAL_PROMPT": "0",
@@ -122,7 +166,7 @@ def _environment() -> dict[str, str]:
         "GIT_AUTHOR_EMAIL": f"{who}@localhost",
         "GIT_COMMITTER_NAME": who,
         "GIT_COMMITTER_EMAIL": f"{who}@localhost",
-        **settings,
+        **_configuration(reach),
     }
 
 
@@ -144,8 +188,13 @@ def _failed(words: Sequence[str], code: int, told: str, cwd: Path) -> ScibenchEr
     return ScibenchError(f"{command}: exit code {code}, said {last!r}; run scibench-data doctor")
 
 
-def git(*words: str, cwd: Path, stdin: bytes | None = None) -> str:
-    """Run git in `cwd` to its end and return what it printed, stripped.
+def git(*words: str, cwd: Path, stdin: bytes | None = None, reach: Reach = HTTPS) -> str:
+    """Run git in `cwd` to its end and return what it printed, stripped; see `read_git`."""
+    return read_git(*words, cwd=cwd, stdin=stdin, reach=reach).decode(errors="replace").strip()
+
+
+def read_git(*words: str, cwd: Path, stdin: bytes | None = None, reach: Reach = HTTPS) -> bytes:
+    """Run git in `cwd` to its end and return what it printed, byte for byte.
 
     Raises
     ------
@@ -159,7 +208,7 @@ def git(*words: str, cwd: Path, stdin: bytes | None = None) -> str:
     done = subprocess.run(  # noqa: S603  (a fixed program, a list of arguments, our environment)
         [find_program("git"), *words],
         cwd=cwd,
-        env=_environment(),
+        env=_environment(reach),
         input=stdin,
         stdin=None if stdin is not None else subprocess.DEVNULL,
         capture_output=True,
@@ -167,7 +216,80 @@ def git(*words: str, cwd: Path, stdin: bytes | None = None) -> str:
     )
     if done.returncode:
         raise _failed(("git", *words), done.returncode, done.stderr.decode(errors="replace"), cwd)
-    return done.stdout.decode(errors="replace").strip()
+    return done.stdout
+
+
+def fetch_all(place: str, folder: Path, reach: Reach) -> str:
+    """Fetch all branches and tags of a repository into a new bare one at `folder`, and check them.
+
+    Nothing is checked out, and no remote, hook or submodule is set up.
+
+    Returns
+    -------
+    str
+        The branch that its ``HEAD`` names; ``main`` where that isn't told.
+
+    Raises
+    ------
+    NetworkError
+        It can't be fetched, or what came is damaged.
+    """
+    folder.mkdir(parents=True)
+    new = ("--quiet", "--bare", "--template=", "--object-format=sha1", "-b", "main")
+    quiet = ("--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head")
+    refs = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+    bare = "--git-dir=."
+    git("init", *new, cwd=folder)
+    try:
+        git(bare, "fetch", *quiet, "--", place, *refs, cwd=folder, reach=reach)
+        git(bare, "fsck", "--no-progress", "--no-dangling", cwd=folder)
+        told = git(bare, "ls-remote", "--symref", "--", place, "HEAD", cwd=folder, reach=reach)
+    except (SpaceError, RequirementError):
+        raise
+    except ScibenchError as error:
+        message = f"{place}: no repository that can be cloned ({error}); check the address"
+        raise NetworkError(message) from error
+    head = told.split()
+    return head[1].removeprefix("refs/heads/") if head[:1] == ["ref:"] else "main"
+
+
+def read_blobs(folder: Path, names: Sequence[str]) -> Iterator[bytes]:
+    """Read files of a bare repository's commits; one that isn't there is empty.
+
+    A name is that of an object, or as ``main:folder/file``.
+    """
+    for start in range(0, len(names), 500):
+        asked = "".join(f"{name}\n" for name in names[start : start + 500]).encode()
+        told = read_git("--git-dir=.", "cat-file", "--batch", cwd=folder, stdin=asked)
+        place = 0
+        while place < len(told):
+            end = told.index(b"\n", place)
+            absent = told[place:end].endswith(b" missing")
+            size = 0 if absent else int(told[place:end].split()[2])
+            yield told[end + 1 : end + 1 + size]
+            place = end + (1 if absent else size + 2)
+
+
+def commit_files(
+    folder: Path, ref: str, files: Mapping[str, bytes], *, seconds: int, parent: str = ""
+) -> None:
+    """Make `ref` of a repository a commit of exactly these files, by ``git fast-import``.
+
+    Parameters
+    ----------
+    seconds
+        Its date, since 1970. [s]
+    parent
+        The reference that it follows; without one it follows nothing.
+    """
+    who = f"scibench-data <noreply@scibench-data.invalid> {seconds} +0000"
+    parts = [f"commit {ref}\ncommitter {who}\ndata 0\n".encode()]
+    parts += [f"from {parent}^0\n".encode()] if parent else []
+    parts.append(b"deleteall\n")
+    for path, content in files.items():
+        parts += [f'M 100644 inline "{path}"\ndata {len(content)}\n'.encode(), content, b"\n"]
+    stream = b"".join([*parts, b"done\n"])
+    git("fast-import", "--quiet", "--done", "--force", cwd=folder, stdin=stream)
 
 
 def _ending_with_us(program: Path) -> list[str]:
@@ -181,7 +303,7 @@ def _ending_with_us(program: Path) -> list[str]:
     return [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), str(program)]
 
 
-def stream_annex(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
+def stream_annex(*words: str, cwd: Path, reach: Reach = HTTPS) -> Iterator[dict[str, Any]]:
     """Run git-annex in `cwd` and yield the JSON records that it prints, as they come.
 
     ``--json`` and ``--json-error-messages`` are added. git-annex is started directly, in a process
@@ -199,7 +321,7 @@ def stream_annex(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
         process = subprocess.Popen(  # noqa: S603
             [*_ending_with_us(find_program("git-annex")), words[0], *options, *words[1:]],
             cwd=cwd,
-            env=_environment(),
+            env=_environment(reach),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=said,
@@ -220,6 +342,47 @@ def stream_annex(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
             raise _failed(("git-annex", *words), code, text, cwd)
         if code and text:
             yield {"said": text}
+
+
+@contextlib.contextmanager
+def feeding(*words: str, cwd: Path) -> Iterator[Callable[[str], None]]:
+    """Run a git-annex command that works on lines, and give a function that sends it one.
+
+    It works while lines still come, and has done them all when this ends.
+
+    Raises
+    ------
+    ScibenchError
+        git-annex failed.
+    """
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(  # noqa: S603
+            [*_ending_with_us(find_program("git-annex")), *words],
+            cwd=cwd,
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
+        lines = cast("IO[bytes]", process.stdin)
+
+        def feed(line: str) -> None:
+            lines.write(f"{line}\n".encode())
+
+        try:
+            with contextlib.suppress(BrokenPipeError):  # told below, with what it said
+                yield feed
+                lines.close()
+            code = process.wait()
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                lines.close()
+            _end_group(process)
+        said.seek(0)
+        if code:
+            text = said.read().decode(errors="replace")
+            raise _failed(("git-annex", *words), code, text, cwd)
 
 
 def annex(*words: str, cwd: Path) -> None:

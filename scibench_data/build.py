@@ -23,6 +23,7 @@ from scibench_data import annex, durable
 from scibench_data.compute import PROGRAM, arguments
 from scibench_data.descriptor import DataPackage, Resource
 from scibench_data.errors import DescriptorError
+from scibench_data.sources import parse_source
 
 NOTES = Path(".git/scibench-data")
 """Our own notes: inside .git, so part of no version."""
@@ -32,10 +33,25 @@ _IN_GIT = (".gitattributes", ".datalad/config", ".datalad/.gitattributes", "data
 _ATTRIBUTES = "* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
 
 
+_ESCAPES = str.maketrans({"&": "&a", "%": "&s", ":": "&c", "/": "%"})
+
+
+def key_file(key: str) -> str:
+    """Return a key as the name of a file (git-annex, internals/key_format: its escapes).
+
+    Examples
+    --------
+    >>> key_file("VURL--https://a.org/b%20c")
+    'VURL--https&c%%a.org%b&s20c'
+    """
+    return key.translate(_ESCAPES)
+
+
 def object_path(folder: Path, resource: Resource) -> Path:
     """Return where a dataset keeps the content of a resource."""
     key = resource.key
-    return folder / ".git/annex/objects" / annex.object_folder(key) / key / key
+    name = key_file(key)
+    return folder / ".git/annex/objects" / annex.object_folder(key) / name / name
 
 
 def _seconds(package: DataPackage) -> int:
@@ -62,34 +78,44 @@ def _commit(ref: str, message: str, seconds: int) -> bytes:
 def link_text(resource: Resource) -> str:
     """Return what the link at the resource's path in the work tree points to."""
     up = "../" * resource.path.count("/")
-    key = resource.key
-    return f"{up}.git/annex/objects/{annex.object_folder(key)}/{key}/{key}"
+    name = key_file(resource.key)
+    return f"{up}.git/annex/objects/{annex.object_folder(resource.key)}/{name}/{name}"
 
 
 def _version_stream(package: DataPackage) -> Iterator[bytes]:
-    yield _commit("refs/heads/main", f"{package.name} {package.version}\n", _seconds(package))
+    subject = f"{package.published_as} {package.version}\n"
+    yield _commit("refs/heads/main", subject, _seconds(package))
     yield _file("100644", ".gitattributes", _ATTRIBUTES.encode())
     config = f'[datalad "dataset"]\n\tid = {package.uuid}\n'
     yield _file("100644", ".datalad/config", config.encode())
     yield _file("100644", ".datalad/.gitattributes", b"config annex.largefiles=nothing\n")
     yield _file("100644", "datapackage.json", package.text)
+    for path, content in package.lists.items():
+        yield _file("100644", path, content)
     for resource in package.resources:
         yield _file("120000", resource.path, link_text(resource).encode())
     yield f"reset refs/tags/v{package.version}\nfrom refs/heads/main\n\n".encode()
 
 
-def _remotes(package: DataPackage) -> dict[str, tuple[str, str]]:
+def _remotes(versions: Sequence[DataPackage]) -> dict[str, tuple[str, str]]:
     """Map each remote's name to its UUID and its line for ``remote.log``: recipes, then mirrors."""
     found: dict[str, tuple[str, str]] = {}
-    if any(subset.recipe for subset in package.subsets.values()):
-        number = str(uuid.uuid5(uuid.UUID(package.uuid), "recipe"))
+    if any(subset.recipe for package in versions for subset in package.subsets.values()):
+        number = str(uuid.uuid5(uuid.UUID(versions[-1].uuid), "recipe"))
         found["recipe"] = (number, f"autoenable=true name=recipe program={PROGRAM} type=compute")
-    hosts = {urlsplit(url).netloc for resource in package.resources for url in resource.urls}
-    for host in sorted(hosts):
+    resources = (resource for package in versions for resource in package.resources)
+    urls = {url for resource in resources for url in _web_urls(resource)}
+    for scheme, host in sorted({urlsplit(url)[:2] for url in urls}):
         number = str(uuid.uuid5(uuid.NAMESPACE_DNS, host))
-        line = f"autoenable=true cost=210 name={host} type=web urlinclude=https://{host}/*"
+        line = f"autoenable=true cost=210 name={host} type=web urlinclude={scheme}://{host}/*"
         found[host] = (number, line)
     return found
+
+
+def _web_urls(resource: Resource) -> list[str]:
+    """Return the URLs that anybody can ask for exactly these bytes: objects of S3 count too."""
+    sources = map(parse_source, resource.sources)
+    return [source.url for source in sources if source.kind in {"file", "s3"}]
 
 
 def _recipe_state(package: DataPackage, resource: Resource) -> str:
@@ -104,9 +130,10 @@ def _recipe_state(package: DataPackage, resource: Resource) -> str:
     return "&".join([*steps, "d="])
 
 
-def _annex_stream(package: DataPackage) -> Iterator[bytes]:
-    seconds = _seconds(package)
-    remotes = _remotes(package)
+def _annex_stream(versions: Sequence[DataPackage]) -> Iterator[bytes]:
+    """Write where the content of every version comes from, as the newest that has it says."""
+    seconds = _seconds(versions[-1])
+    remotes = _remotes(versions)
     yield _commit("refs/heads/git-annex", "where content comes from\n", seconds)
     for log, lines in (
         ("uuid.log", [f"{number} {name}" for name, (number, _) in remotes.items()]),
@@ -114,24 +141,25 @@ def _annex_stream(package: DataPackage) -> Iterator[bytes]:
     ):
         text = "".join(f"{line} timestamp={seconds}s\n" for line in sorted(lines))
         yield _file("100644", log, text.encode())
-    for resource in {resource.key: resource for resource in package.resources}.values():
+    owners = {r.key: (package, r) for package in versions for r in package.resources}
+    for package, resource in owners.values():
         yield from _key_stream(package, resource, remotes, seconds)
 
 
 def _key_stream(
     package: DataPackage, resource: Resource, remotes: Mapping[str, tuple[str, str]], seconds: int
 ) -> Iterator[bytes]:
-    base = f"{annex.log_folder(resource.key)}/{resource.key}.log"
+    base = f"{annex.log_folder(resource.key)}/{key_file(resource.key)}.log"
     holders = []
     if package.subsets[resource.subset].recipe:
         number = remotes["recipe"][0]
         holders.append(number)
         state = f"{seconds}s {number}:t1s +{_recipe_state(package, resource)}\n"
         yield _file("100644", f"{base}.rmet", state.encode())
-    if resource.urls:
-        holders += [remotes[urlsplit(url).netloc][0] for url in resource.urls]
-        urls = "".join(f"{seconds}s 1 {url}\n" for url in resource.urls)
-        yield _file("100644", f"{base}.web", urls.encode())
+    if urls := _web_urls(resource):
+        holders += [remotes[urlsplit(url).netloc][0] for url in urls]
+        lines = "".join(f"{seconds}s 1 {url}\n" for url in urls)
+        yield _file("100644", f"{base}.web", lines.encode())
     where = "".join(f"{seconds}s 1 {number}\n" for number in sorted(set(holders)))
     yield _file("100644", base, where.encode())
 
@@ -139,16 +167,16 @@ def _key_stream(
 def import_stream(versions: Sequence[DataPackage]) -> bytes:
     """Write the whole dataset, history and sources, as one ``git fast-import`` stream."""
     parts = [part for package in versions for part in _version_stream(package)]
-    return b"".join([*parts, *_annex_stream(versions[-1])])
+    return b"".join([*parts, *_annex_stream(versions)])
 
 
-def _local_settings(package: DataPackage) -> str:
+def _local_settings(versions: Sequence[DataPackage]) -> str:
     """Write the part of ``.git/config`` that lets plain ``datalad get`` work in this clone."""
     sections = [
         "[annex]\n\tprivate = true\n",
         f'[annex "security"]\n\tallowed-compute-programs = {PROGRAM}\n',
     ]
-    for name, (number, line) in _remotes(package).items():
+    for name, (number, line) in _remotes(versions).items():
         kind = "annex-compute" if "type=compute" in line else "annex-web"
         cost = "\tannex-cost = 210\n" if kind == "annex-web" else ""
         sections.append(
@@ -193,10 +221,10 @@ def build(folder: Path, versions: Sequence[DataPackage]) -> None:
         _place_links(beside, versions[-1])
         commit = importing.result()
     with (beside / ".git/config").open("a", encoding="utf-8") as config:
-        config.write(_local_settings(versions[-1]))
+        config.write(_local_settings(versions))
     annex.annex("init", "--quiet", "--no-autoenable", "scibench-data", cwd=beside)
     annex.git("read-tree", "main", cwd=beside)
-    annex.git("checkout-index", "--quiet", "--", *_IN_GIT, cwd=beside)
+    annex.git("checkout-index", "--quiet", "--", *_IN_GIT, *versions[-1].lists, cwd=beside)
     annex.git("update-index", "-q", "--refresh", cwd=beside)
     durable.write_whole(beside / NOTES / "commit", f"{commit}\n".encode())
     durable.flush_filesystem(beside)
@@ -313,5 +341,8 @@ def fault(folder: Path, package: DataPackage, commit: str) -> str:
         ".git/index is gone": (git / "index").is_file(),
         "datapackage.json differs from the released descriptor": package.text
         == _read(folder / "datapackage.json"),
+        "a list of files differs from the released one": all(
+            content == _read(folder / path) for path, content in package.lists.items()
+        ),
     }
     return next((what for what, holds in checks.items() if not holds), "")

@@ -1,20 +1,23 @@
 """What there is: folders become names, ``NAME[@VERSION][:SUBSET]`` becomes a descriptor.
 
-Packages and models that ship with scibench-data are found by listing their folders; bigger
-simulations derived on this machine lie in the cache. Code is loaded from the installed package
-only.
+Packages and models that ship with scibench-data are found by listing their folders; packages that
+the user added and versions derived on this machine lie in the cache. Code is loaded from the
+installed package only: what was added is data.
 """
 
+import dataclasses
+import fnmatch
 import functools
 import importlib
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from scibench_data.descriptor import DataPackage, read_descriptor
+from scibench_data.descriptor import DataPackage, Recipe, Resource, read_descriptor
 from scibench_data.errors import DescriptorError, NotFoundError, UsageError, did_you_mean
 from scibench_data.profile import decode
 from scibench_data.provenance import digest_sources
@@ -27,8 +30,64 @@ _NUMBER = "(0|[1-9][0-9]{0,17})"
 _WORD = "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_WORD}(\.{_WORD})*)?")
 """semver.org, section 2 and 9, without build metadata: ``+`` marks what was derived here."""
-_SCALED = re.compile(r"(?P<base>[^+]+)\+scale\.(?P<samples>[1-9][0-9]{0,17})")
+_COUNT = "[1-9][0-9]{0,17}"
+_VARIANT = re.compile(
+    rf"(?P<base>[^+]+)\+(?:scale\.(?P<scale>{_COUNT})(?:\.seed\.(?P<more>{_COUNT}))?"
+    rf"|seed\.(?P<seed>{_COUNT}))"
+)
+_NOTED = re.compile(r"(?P<base>[^+]+)\+(?:listed|locked)\.[0-9a-f]{12}")
 _ENTRY = {"version", "date", "commit", "changes", "yanked"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What a simulation made here has instead of the released one.
+
+    Attributes
+    ----------
+    scale
+        Its number of samples. [1]
+    seed
+        Its ``seed`` parameter: other random numbers of the same physics.
+    """
+
+    scale: int | None = None
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        """Write it as it stands behind the ``+`` of a version."""
+        words = [f"scale.{self.scale}"] if self.scale is not None else []
+        return ".".join(words + ([f"seed.{self.seed}"] if self.seed is not None else []))
+
+    @property
+    def options(self) -> str:
+        """The options that ask for it."""
+        words = [f"--scale {self.scale}"] if self.scale is not None else []
+        return " ".join(words + ([f"--data-seed {self.seed}"] if self.seed is not None else []))
+
+    def parameters(self, recipe: Recipe) -> dict[str, int | float | str]:
+        """Return the parameters of a recipe with these in them."""
+        changed = {recipe.scale: self.scale, "seed": self.seed}
+        return {**recipe.parameters, **{k: v for k, v in changed.items() if v is not None}}
+
+
+def variant_of(version: str) -> tuple[str, Variant]:
+    """Return the released version that a version was simulated after, and what it has instead.
+
+    Examples
+    --------
+    >>> variant_of("1.0.0+scale.640.seed.2")
+    ('1.0.0', Variant(scale=640, seed=2))
+    >>> variant_of("1.0.0")
+    ('1.0.0', Variant(scale=None, seed=None))
+    """
+    match = _VARIANT.fullmatch(version)
+    if match is None:
+        return version, Variant()
+    scale, seed = match["scale"], match["more"] or match["seed"]
+    return match["base"], Variant(
+        scale=int(scale) if scale else None, seed=int(seed) if seed else None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +102,10 @@ class Release:
         Why the version should not be used any more; empty when it may.
     derived
         Made on this machine, so that its descriptor is no more to be trusted than any file.
+    added
+        Of a package that the user added: the same holds.
+    published_as
+        The name in its descriptor, where it was added by another one; else empty.
     """
 
     name: str
@@ -53,12 +116,14 @@ class Release:
     changes: str = ""
     yanked: str = ""
     derived: bool = False
+    added: bool = False
+    published_as: str = ""
 
     def read(self, *, check: bool = False) -> DataPackage:
         """Read the descriptor; `check` runs both JSON Schema profiles over it.
 
-        One that was derived is always checked: its name and paths say where things are written
-        and deleted.
+        One that was derived or added is always checked: its name and paths say where things are
+        written and deleted. Its hosts were judged when it was added, and are when they are asked.
 
         Raises
         ------
@@ -66,24 +131,61 @@ class Release:
             It can't be read, has problems, or is that of another name or version.
         """
         path = self.folder / "datapackage.json"
-        package = read_descriptor(path, check=check or self.derived)
-        if (package.name, package.version) != (self.name, self.version):
+        ours = not (self.derived or self.added)
+        package = read_descriptor(path, check=check or not ours, allowed=() if ours else None)
+        name = self.published_as or self.name
+        if (package.name, package.version) != (name, self.version):
             here = f"{package.name!r} {package.version!r}"
-            raise DescriptorError(str(path), [f"expected {self.name} {self.version}, got {here}"])
-        return package
+            raise DescriptorError(str(path), [f"expected {name} {self.version}, got {here}"])
+        return package if name == self.name else dataclasses.replace(package, name=self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A package version and one of its subsets."""
+    """A package version, one of its subsets, and which of its files.
+
+    Attributes
+    ----------
+    include
+        Patterns of paths within the subset, as the shell has them; empty for all files.
+    """
 
     release: Release
     package: DataPackage
     subset: str
+    include: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Write it as a user would."""
         return f"{self.package.name}@{self.package.version}:{self.subset}"
+
+    @functools.cached_property
+    def resources(self) -> tuple[Resource, ...]:
+        """The files that are meant, in the descriptor's order."""
+        whole = self.package.resources_of(self.subset)
+        if not self.include:
+            return whole
+        start = len(self.subset) + 1
+        return tuple(
+            resource
+            for resource in whole
+            if any(fnmatch.fnmatchcase(resource.path[start:], each) for each in self.include)
+        )
+
+    def only(self, include: Sequence[str]) -> "Reference":
+        """Return the same with the files that match one of the patterns.
+
+        Raises
+        ------
+        NotFoundError
+            No file matches.
+        """
+        chosen = dataclasses.replace(self, include=tuple(include))
+        if include and not chosen.resources:
+            files = ", ".join(r.path for r in self.resources[:3]) or "none listed"
+            message = f"{self}: no file matches {' or '.join(include)}; there are {files} ..."
+            raise NotFoundError(message)
+        return chosen
 
 
 def _shipped(kind: str) -> Path:
@@ -99,13 +201,29 @@ def package_folder(name: str) -> Path:
     return _shipped("datapackages") / name
 
 
+def added_folder(home: Path, name: str) -> Path:
+    """Return where an added package is registered, there or not."""
+    return home / "added" / name
+
+
 def _having(kind: str, part: str) -> list[str]:
     return sorted(path.parent.name for path in _shipped(kind).glob(f"*/{part}"))
 
 
-def package_names() -> list[str]:
-    """List the data packages, sorted."""
+def shipped_names() -> list[str]:
+    """List the data packages that ship with scibench-data, sorted."""
     return _having("datapackages", "releases.json")
+
+
+def added_names(home: Path | None) -> list[str]:
+    """List the data packages that the user added, sorted."""
+    found = home.glob("added/*/releases.json") if home else ()
+    return sorted(path.parent.name for path in found if not path.parent.name.startswith("."))
+
+
+def package_names(home: Path | None = None) -> list[str]:
+    """List the data packages, sorted; with a `home`, those that were added too."""
+    return sorted({*shipped_names(), *added_names(home)})
 
 
 def model_names() -> list[str]:
@@ -113,7 +231,7 @@ def model_names() -> list[str]:
     return _having("models", "model.py")
 
 
-def _order(version: str) -> tuple[list[int], bool, list[tuple[bool, int, str]]]:
+def order(version: str) -> tuple[list[int], bool, list[tuple[bool, int, str]]]:
     """Return what sorts versions as semver.org, section 11, has it."""
     numbers, _, before = version.partition("-")
     parts = before.split(".") if before else []
@@ -128,8 +246,10 @@ def _is_preview(release: Release) -> bool:
     return "-" in release.version
 
 
-def releases(name: str) -> list[Release]:
+def releases(name: str, home: Path | None = None) -> list[Release]:
     """List the released versions of a package, oldest first; there is at least one.
+
+    A shipped package goes before an added one of the same name.
 
     Raises
     ------
@@ -138,21 +258,37 @@ def releases(name: str) -> list[Release]:
     DescriptorError
         ``releases.json`` is damaged.
     """
-    folder = package_folder(name)
+    folder, added = package_folder(name), False
+    if home and not (folder / "releases.json").is_file():
+        folder, added = added_folder(home, name), True
     path = folder / "releases.json"
     if not path.is_file():
-        message = f"no data package named {name!r}; {did_you_mean(name, package_names())}"
+        message = f"no data package named {name!r}; {did_you_mean(name, package_names(home))}"
         raise NotFoundError(message)
     try:
         text = path.read_bytes()
     except OSError as error:
         raise DescriptorError(str(path), [f"can't be read: {error.strerror}"]) from error
-    entries = _entries(decode(text, str(path)), str(path))
-    found = [Release(name=name, folder=folder / entry["version"], **entry) for entry in entries]
-    return sorted(found, key=lambda release: _order(release.version))
+    entries = read_releases(text, str(path))
+    called = decode(text, str(path)).get("package", "")
+    found = [
+        Release(
+            name=name, folder=folder / entry["version"], added=added, published_as=called, **entry
+        )
+        for entry in entries
+    ]
+    return sorted(found, key=lambda release: order(release.version))
 
 
-def _entries(tree: Any, subject: str) -> list[dict[str, Any]]:
+def read_releases(text: bytes, subject: str) -> list[dict[str, Any]]:
+    """Read the entries of a ``releases.json``; `subject` names it in errors.
+
+    Raises
+    ------
+    DescriptorError
+        It is damaged.
+    """
+    tree = decode(text, subject)
     entries = tree.get("releases") if isinstance(tree, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DescriptorError(subject, ["releases: expected a list with at least one version"])
@@ -187,7 +323,7 @@ def derived_folder(home: Path, name: str, version: str) -> Path:
 
 
 def _derived(home: Path | None, release: Release, version: str) -> Release | None:
-    match = _SCALED.fullmatch(version)
+    match = _VARIANT.fullmatch(version) or _NOTED.fullmatch(version)
     if home is None or match is None or match["base"] != release.version:
         return None
     folder = derived_folder(home, release.name, version)
@@ -206,23 +342,31 @@ def find_release(name: str, version: str | None = None, home: Path | None = None
     NotFoundError
         No such package or version.
     """
-    known = releases(name)
+    known = releases(name, home)
     if version is None:
         usable = [release for release in known if not release.yanked]
         if not usable:
             message = f"{name}: every version is yanked; name one: {name}@{known[-1].version}"
             raise NotFoundError(message)
-        return max(usable, key=lambda release: (not _is_preview(release), _order(release.version)))
+        return max(usable, key=lambda release: (not _is_preview(release), order(release.version)))
     for release in known:
         found = release if release.version == version else _derived(home, release, version)
         if found:
             return found
-    near = did_you_mean(version, [release.version for release in known])
-    scaled = _SCALED.fullmatch(version)
-    if scaled and scaled["base"] in [release.version for release in known]:
-        near = f"make it: scibench-data get {name}@{scaled['base']} --scale {scaled['samples']}"
+    near = _how_to_derive(name, version, [release.version for release in known])
     message = f"{name}: no version {version!r}; {near}"
     raise NotFoundError(message)
+
+
+def _how_to_derive(name: str, version: str, known: Sequence[str]) -> str:
+    base, variant = variant_of(version)
+    if base != version and base in known:
+        return f"make it: scibench-data get {name}@{base} {variant.options}"
+    noted = _NOTED.fullmatch(version)
+    if noted is None or noted["base"] not in known:
+        return did_you_mean(version, known)
+    verb = "lock" if "+locked." in version else "get"
+    return f"it was derived on another machine; run: scibench-data {verb} {name}@{noted['base']}"
 
 
 def resolve(text: str, home: Path | None = None) -> Reference:
@@ -256,19 +400,26 @@ def resolve(text: str, home: Path | None = None) -> Reference:
     return Reference(release=release, package=package, subset=subset)
 
 
-def history(release: Release) -> list[DataPackage]:
-    """Read the descriptors of a version and all before it, oldest first.
+def history(release: Release, package: DataPackage | None = None) -> list[DataPackage]:
+    """Return the descriptors of a version and of all before it, oldest first.
 
     A derived version stands alone.
+
+    Parameters
+    ----------
+    package
+        The version's own descriptor, where it was read already.
     """
+    package = package or release.read()
     if release.derived:
-        return [release.read()]
+        return [package]
+    home = release.folder.parents[2] if release.added else None
     earlier = [
         other
-        for other in releases(release.name)
-        if _order(other.version) <= _order(release.version)
+        for other in releases(release.name, home)
+        if order(other.version) < order(release.version)
     ]
-    return [other.read() for other in earlier]
+    return [*(other.read() for other in earlier), package]
 
 
 def _load(kind: str, name: str, part: str) -> ModuleType:

@@ -5,17 +5,20 @@ git-annex and is hashed once more here before it is called verified.
 """
 
 import contextlib
+import dataclasses
+import functools
+import json
 import os
 import secrets
-import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scibench_data import build as building
-from scibench_data import durable, transfer
-from scibench_data.build import NOTES, build, object_path
-from scibench_data.catalog import Reference, derived_folder, history
+from scibench_data import durable, transfer, usage
+from scibench_data.build import build, object_path
+from scibench_data.catalog import Reference, derived_folder, history, variant_of
 from scibench_data.descriptor import DataPackage, Resource
 from scibench_data.durable import Stamp
 from scibench_data.errors import (
@@ -24,13 +27,26 @@ from scibench_data.errors import (
     NotFoundError,
     SpaceError,
 )
+from scibench_data.holdings import (
+    Plan,
+    absent_and_unsure,
+    dataset_folder,
+    is_built,
+    lock_path,
+    plan,
+    read_recorded,
+    recorded_path,
+    refuse_impossible,
+    settled,
+    size_of,
+    stamps_path,
+)
 from scibench_data.progress import SILENT, Progress
 from scibench_data.settings import Settings
 from scibench_data.transfer import has_recipe
 
-_MARGIN = 8 * 2**20  # git's own files, and what git-annex keeps free [B]
-_BLOCK = 4096  # what the smallest file or folder takes [B]
-_INODES_PER_FILE = 5  # link, object, its two hash folders and its own: counted on a built dataset
+if TYPE_CHECKING:
+    from scibench_data import fetching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +85,19 @@ class Dataset:
         """The commit as a Software Hash Identifier (ISO/IEC 18670)."""
         return swhid(self.commit)
 
-    @property
+    @functools.cached_property
     def resources(self) -> tuple[Resource, ...]:
-        """The subset's resources."""
-        return self.package.resources_of(self.subset)
+        """The files that were asked for; unpublished ones as they were recorded here."""
+        return settled(self.folder, self.reference.resources)
+
+    @property
+    def unverified(self) -> tuple[Resource, ...]:
+        """The files whose publisher gives no checksum: theirs was recorded here."""
+        return tuple(resource for resource in self.resources if not resource.published)
 
     @property
     def bytes(self) -> int:
-        """Size of the subset. [B]"""
+        """Size of the files. [B]"""
         return sum(resource.bytes for resource in self.resources)
 
     def object(self, resource: Resource) -> Path:
@@ -84,193 +105,9 @@ class Dataset:
         return object_path(self.folder, resource)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What `get` would do, decided from a look at the disk.
-
-    Attributes
-    ----------
-    missing
-        Resources with no content, or with content of another size.
-    unsure
-        Resources with content that nobody hashed since it was last changed.
-    unlinked
-        Resources whose link in the work tree is gone or leads elsewhere.
-    free_bytes, free_inodes
-        What the file system of the cache has left.
-    """
-
-    reference: Reference
-    folder: Path
-    built: bool
-    missing: tuple[Resource, ...]
-    unsure: tuple[Resource, ...]
-    unlinked: tuple[Resource, ...]
-    free_bytes: int
-    free_inodes: int
-
-    @property
-    def bytes(self) -> int:
-        """What is to be fetched or made. [B]"""
-        return sum(resource.bytes for resource in self.missing)
-
-    @property
-    def inodes(self) -> int:
-        """About how many files, folders and links that adds."""
-        links = 0 if self.built else 2 * len(self.reference.package.resources) + 60
-        return links + _INODES_PER_FILE * len(self.missing)
-
-    @property
-    def nothing_to_do(self) -> bool:
-        """Everything is there and was hashed."""
-        return self.complete and not self.unsure
-
-    @property
-    def complete(self) -> bool:
-        """Everything is there, hashed or not."""
-        return self.built and not self.missing and not self.unlinked
-
-
 def swhid(commit: str) -> str:
     """Write a commit as a Software Hash Identifier."""
     return f"swh:1:rev:{commit}"
-
-
-def dataset_folder(home: Path, package: DataPackage) -> Path:
-    """Return where the dataset of a package version lies."""
-    return home / "datasets" / package.name / package.version
-
-
-def lock_path(home: Path, name: str, version: str, what: str = "") -> Path:
-    """Return the lock of the work on a version; `what` names work that has a lock of its own."""
-    return home / "locks" / f"{name}-{version}{what}.lock"
-
-
-def is_built(folder: Path) -> bool:
-    """Tell whether `folder` is a dataset of ours, with content or without."""
-    return (folder / NOTES / "commit").is_file()
-
-
-# --- looking --------------------------------------------------------------------------------------
-
-
-def stamps_path(folder: Path) -> Path:
-    """Return where a dataset notes which objects were hashed, and what they looked like then."""
-    return folder / NOTES / "stamps.json"
-
-
-def size_of(path: Path) -> int | None:
-    """Return the size of a regular file; what else may lie there has none. [B]"""
-    try:
-        look = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return look.st_size if stat.S_ISREG(look.st_mode) else None
-
-
-def _look(
-    folder: Path, resources: Iterable[Resource], stamps: Mapping[str, Stamp]
-) -> tuple[list[Resource], list[Resource]]:
-    missing: list[Resource] = []
-    unsure: list[Resource] = []
-    for resource in resources:
-        path = object_path(folder, resource)
-        known = stamps.get(resource.key)
-        if known and known.sha256 == resource.sha256 and known.still(path):
-            continue
-        there = size_of(path) == resource.bytes
-        (unsure if there else missing).append(resource)
-    return missing, unsure
-
-
-def plan(reference: Reference, settings: Settings, *, check: bool = False) -> Plan:
-    """Look at the disk and decide what `get` has to do; nothing is changed.
-
-    Parameters
-    ----------
-    check
-        Count all content as not yet hashed.
-    """
-    package = reference.package
-    folder = dataset_folder(settings.home, package)
-    resources = package.resources_of(reference.subset)
-    with durable.disk_errors(settings.home):
-        built = is_built(folder)
-        stamps = {} if check else durable.read_stamps(stamps_path(folder))
-        missing, unsure = _look(folder, resources, stamps)
-        free_bytes, free_inodes = _free(settings.home)
-        return Plan(
-            reference=reference,
-            folder=folder,
-            built=built,
-            missing=tuple(missing),
-            unsure=tuple(unsure),
-            unlinked=tuple(building.unlinked(folder, resources)) if built else (),
-            free_bytes=free_bytes,
-            free_inodes=free_inodes,
-        )
-
-
-def _free(place: Path) -> tuple[int, int]:
-    """Return the bytes and inodes that are free where `place` is or will be."""
-    while not place.exists():
-        place = place.parent
-    disk = os.statvfs(place)
-    return disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else 1 << 62
-
-
-def foreign_files(folder: Path, package: DataPackage, subset: str) -> list[str]:
-    """List what lies in a subset's folder of a dataset and is not in its descriptor.
-
-    Returns
-    -------
-    list
-        Paths within the dataset, sorted; folders count only as what is in them.
-    """
-    known = {resource.path for resource in package.resources}
-    found = []
-    for parent, folders, files in os.walk(folder / subset):
-        here = Path(parent)
-        links = [name for name in folders if (here / name).is_symlink()]
-        found += [(here / name).relative_to(folder).as_posix() for name in [*links, *files]]
-    return sorted(path for path in found if path not in known)
-
-
-def refuse_full(place: Path, needed: int) -> None:
-    """Raise where the disk has not `needed` bytes free, and a little more, for what git notes.
-
-    Raises
-    ------
-    SpaceError
-        It has not; the message tells both numbers.
-    """
-    free, _ = _free(place)
-    if needed + _MARGIN > free:
-        message = (
-            f"{place}: {needed + _MARGIN:,} bytes to write, {free:,} free; free some space "
-            "or choose another place with SCIBENCH_DATA_HOME"
-        )
-        raise SpaceError(message)
-
-
-def _refuse_impossible(plan: Plan, settings: Settings) -> None:
-    place = settings.home
-    if plan.built and not plan.missing:
-        return
-    refuse_full(place, plan.bytes + _BLOCK * plan.inodes)
-    if plan.inodes > plan.free_inodes:
-        message = (
-            f"{place}: {plan.inodes:,} inodes needed, {plan.free_inodes:,} free; free some files "
-            "or choose another place with SCIBENCH_DATA_HOME"
-        )
-        raise SpaceError(message)
-    remote = [resource for resource in plan.missing if not has_recipe(plan.reference, resource)]
-    if settings.offline and remote:
-        message = (
-            f"{plan.reference}: {len(remote)} files are only to be had from the network, and "
-            f"offline was asked for ({remote[0].path} first); get them without --offline"
-        )
-        raise NetworkError(message)
 
 
 # --- getting --------------------------------------------------------------------------------------
@@ -304,15 +141,58 @@ def get(
     LockedError
         Another process works on the same version for too long.
     """
+    if there := at_site(reference, settings, check=check, progress=progress):
+        return there
     folder = dataset_folder(settings.home, reference.package)
+    with usage.using(settings.home, folder):
+        return _get(reference, folder, settings, check=check, progress=progress)
+
+
+def _get(
+    reference: Reference, folder: Path, settings: Settings, *, check: bool, progress: Progress
+) -> Dataset:
     first = plan(reference, settings, check=check)
     if not first.nothing_to_do and not _only_hashed(first, progress):
-        _refuse_impossible(first, settings)
-        with durable.disk_errors(settings.home), locked(reference, settings):
+        refuse_impossible(first, settings)
+        with (
+            durable.disk_errors(settings.home),
+            locked(reference, settings, progress),
+            usage.using(settings.home, folder),  # again: before the first get there is no home
+        ):
             if not first.built:
                 ensure_built(reference, folder)
             _complete(reference, settings, check=check and not first.complete, progress=progress)
+            return _existing(reference, folder)
     return _existing(reference, folder)
+
+
+def at_site(
+    reference: Reference,
+    settings: Settings,
+    *,
+    check: bool = False,
+    progress: Progress = SILENT,
+) -> Dataset | None:
+    """Return the dataset of the site's cache, where it is complete there and its bytes are right.
+
+    The site's cache is only read; what was hashed is noted in the user's own.
+    """
+    if settings.site is None or is_built(dataset_folder(settings.home, reference.package)):
+        return None
+    there = dataclasses.replace(settings, home=settings.site, site=None)
+    seen = plan(reference, there, check=True)
+    if not seen.complete:
+        return None
+    note = settings.home / "site" / f"{reference.package.name}-{reference.package.version}.json"
+    stamps = {} if check else durable.read_stamps(note)
+    _, unsure = absent_and_unsure(seen.folder, seen.unsure, stamps)
+    if _hash(seen.folder, unsure, stamps, progress):
+        progress.say(f"{seen.folder}: left, a file there has not its published SHA-256")
+        return None
+    if unsure:
+        with contextlib.suppress(SpaceError):
+            durable.write_stamps(note, stamps)
+    return _existing(reference, seen.folder)
 
 
 def _only_hashed(look: Plan, progress: Progress) -> bool:
@@ -330,11 +210,14 @@ def _only_hashed(look: Plan, progress: Progress) -> bool:
     return not bad
 
 
-def locked(reference: Reference, settings: Settings) -> contextlib.AbstractContextManager[None]:
-    """Hold the lock of a version's dataset."""
+def locked(
+    reference: Reference, settings: Settings, progress: Progress = SILENT
+) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of a version's dataset; who waits for another is told whom for."""
     package = reference.package
     path = lock_path(settings.home, package.name, package.version)
-    return durable.lock(path, settings.lock_timeout)
+    work = f"get {package.name}@{package.version}"
+    return durable.lock(path, settings.lock_timeout, work=work, told=progress.say)
 
 
 def ensure_built(reference: Reference, folder: Path, versions: Sequence[DataPackage] = ()) -> None:
@@ -354,7 +237,7 @@ def ensure_built(reference: Reference, folder: Path, versions: Sequence[DataPack
         )
         raise IntegrityError(message)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    build(folder, versions or history(reference.release))
+    build(folder, versions or history(reference.release, reference.package))
 
 
 def _existing(reference: Reference, folder: Path) -> Dataset:
@@ -366,8 +249,11 @@ def _must_be_sound(reference: Reference, folder: Path) -> None:
     package = reference.package
     what = building.fault(folder, package, reference.release.commit)
     if what:
-        name, (base, _, scale) = package.name, package.version.partition("+scale.")
-        again = f"scibench-data get {name}@{base} --scale {scale}" if scale else "get it again"
+        name, (base, variant) = package.name, variant_of(package.version)
+        made_here = base != package.version
+        again = (
+            f"scibench-data get {name}@{base} {variant.options}" if made_here else "get it again"
+        )
         message = (
             f"{folder}: {what}; run: scibench-data remove {name}@{package.version}, then {again}"
         )
@@ -382,6 +268,8 @@ def find(reference: Reference, settings: Settings) -> Dataset:
     NotFoundError
         It, or part of its content, is not there.
     """
+    if there := at_site(reference, settings):
+        return there
     look = plan(reference, settings)
     if not look.complete:
         message = f"{reference}: not complete in {look.folder}; run: scibench-data get {reference}"
@@ -391,20 +279,68 @@ def find(reference: Reference, settings: Settings) -> Dataset:
 
 def _complete(reference: Reference, settings: Settings, *, check: bool, progress: Progress) -> None:
     now = plan(reference, settings, check=check)
-    _must_be_sound(reference, now.folder)
-    transfer.recover(now.folder)
+    folder = now.folder
+    _must_be_sound(reference, folder)
+    cut_off = transfer.recover(folder)
     for resource in now.unlinked:
-        building.restore_link(now.folder, resource)
-    stamps = durable.read_stamps(stamps_path(now.folder))
-    wanted = [*now.missing, *_hash(now.folder, now.unsure, stamps, progress)]
-    if wanted:
-        objects = now.folder / ".git/annex/objects"
+        building.restore_link(folder, resource)
+    stamps = durable.read_stamps(stamps_path(folder))
+    wanted = [*now.missing, *_hash(folder, now.unsure, stamps, progress)]
+    if wanted or cut_off:
+        objects = folder / ".git/annex/objects"
         for resource in wanted:
-            building.set_aside(now.folder, objects, object_path(now.folder, resource))
-        with transfer.noted(now.folder):
-            transfer.fetch(now.folder, reference, wanted, settings, progress)
-            _must_be_right(_hash(now.folder, wanted, stamps, progress))
-    durable.write_stamps(stamps_path(now.folder), stamps)
+            building.set_aside(folder, objects, object_path(folder, resource))
+            stamps.pop(resource.key, None)
+        with transfer.noted(folder), transfer.registering(folder) as register:
+            for resource in reference.resources if cut_off else ():
+                if resource.key in stamps:
+                    register(resource)
+            try:
+                for each in _obtain(folder, reference, wanted, settings, stamps, progress):
+                    stamps[each.resource.key] = each.stamp
+                    register(each.resource)
+            finally:  # what came is kept, whatever else did not
+                durable.write_stamps(stamps_path(folder), stamps)
+    durable.write_stamps(stamps_path(folder), stamps)
+
+
+def _obtain(
+    folder: Path,
+    reference: Reference,
+    wanted: Sequence[Resource],
+    settings: Settings,
+    stamps: dict[str, Stamp],
+    progress: Progress,
+) -> "Iterator[fetching.Arrived]":
+    """Get what is wanted from this disk, by its recipe, or from its sources.
+
+    Yields what git-annex doesn't know of; what it made by a recipe itself only gets its stamps.
+    """
+    from scibench_data import fetching
+
+    yield from fetching.take_local(folder, reference, wanted, settings)
+    absent = [resource for resource in wanted if resource.key not in stamps]
+    if made := [resource for resource in absent if has_recipe(reference, resource)]:
+        transfer.simulate(folder, reference, made, settings, progress)
+        _must_be_right(_hash(folder, made, stamps, progress))
+    remote = [resource for resource in absent if not has_recipe(reference, resource)]
+    if remote and settings.offline:
+        message = (
+            f"{reference}: {len(remote)} files are only to be had from the network, and "
+            f"offline was asked for ({remote[0].path} first); get them without --offline"
+        )
+        raise NetworkError(message)
+    if remote:
+        for each in fetching.fetch(folder, reference, remote, settings, progress):
+            if not each.resource.published:
+                _record(folder, each)
+            yield each
+
+
+def _record(folder: Path, arrived: "fetching.Arrived") -> None:
+    entries = read_recorded(folder) | {arrived.resource.path: arrived.note()}
+    text = json.dumps(entries, indent=1, sort_keys=True)
+    durable.write_whole(recorded_path(folder), text.encode(), replace=True)
 
 
 def _must_be_right(bad: Sequence[Resource]) -> None:
@@ -462,10 +398,11 @@ def remove(reference: Reference, settings: Settings) -> int:
         _must_be_there(places)  # before the lock too: no lock file for what was never here
         with locked(reference, settings):
             _must_be_there(places)
-            size = sum(path.lstat().st_size for path in folder.rglob("*"))
-            for place in filter(os.path.lexists, places):
-                gone = place.with_name(f".{place.name}.removed-{secrets.token_hex(4)}")
-                place.rename(gone)
+            with usage.idle(settings.home, folder, ours=True):
+                size = sum(path.lstat().st_size for path in folder.rglob("*"))
+                for place in filter(os.path.lexists, places):
+                    gone = place.with_name(f".{place.name}.removed-{secrets.token_hex(4)}")
+                    place.rename(gone)
             for place in places:
                 for gone in place.parent.glob(f".{place.name}.removed*"):
                     durable.remove_tree(gone)

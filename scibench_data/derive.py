@@ -1,8 +1,9 @@
-"""A bigger simulation as a package version of its own: ``cryoem@1.0.0+scale.100000``.
+"""Another simulation as a package version of its own: ``cryoem@1.0.0+scale.100000``.
 
-The same recipe with another number of samples, for performance work. Nobody published checksums of
-it, so they are taken from what was made here; the recipe gives the same bytes on every machine, and
-the descriptor that is written goes through the chain like any other.
+The same recipe with another number of samples, for performance work, or with another seed, to see
+how a score varies with the data. Nobody published checksums of it, so they are taken from what was
+made here; the recipe gives the same bytes on every machine, and the descriptor that is written goes
+through the chain like any other.
 """
 
 import concurrent.futures
@@ -10,7 +11,6 @@ import json
 import multiprocessing
 import os
 import re
-import secrets
 import signal
 import threading
 import uuid
@@ -20,15 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scibench_data import annex, build, catalog, dataset, durable, transfer
-from scibench_data.catalog import Reference
-from scibench_data.descriptor import DataPackage, Recipe, Resource, parse
+from scibench_data import adopting, catalog, durable, holdings
+from scibench_data.catalog import Reference, Variant
+from scibench_data.descriptor import DataPackage, Recipe, parse
 from scibench_data.errors import (
     DescriptorError,
-    IntegrityError,
     NotFoundError,
     ScibenchError,
-    SpaceError,
     UsageError,
 )
 from scibench_data.progress import SILENT, Progress
@@ -36,37 +34,55 @@ from scibench_data.settings import Settings
 
 
 def derive(
-    reference: Reference, samples: int, settings: Settings, progress: Progress = SILENT
+    reference: Reference, variant: Variant, settings: Settings, progress: Progress = SILENT
 ) -> Reference:
-    """Make the subset's simulation with `samples` samples, or find the one made before.
+    """Make the subset's simulation with other samples, or find the one made before.
 
     Raises
     ------
     UsageError
-        The subset is not simulated, or its recipe has no number of samples.
+        The subset is not simulated, or its recipe has no such parameter.
     SpaceError
         The disk refuses, or is too full for what the samples will about take.
     LockedError
         Another process makes the same for too long.
     """
     package = reference.package
-    recipe = package.subsets[reference.subset].recipe
-    if recipe is None or not recipe.scale:
-        message = f"{reference}: not a simulation that can be scaled; use the sample subset"
-        raise UsageError(message)
-    if samples < 1 or "+" in package.version:
-        message = f"--scale {samples}: expected a number of samples for a released version"
-        raise UsageError(message)
-    version = f"{package.version}+scale.{samples}"
+    recipe = check_variant(reference, variant)
+    version = f"{package.version}+{variant}"
     name = f"{package.name}@{version}:{reference.subset}"
     if found := _made_before(name, settings):
         return found
-    dataset.refuse_full(settings.home, _estimate(reference, recipe, samples))
-    lock = dataset.lock_path(settings.home, package.name, version, ".derive")
-    with durable.disk_errors(settings.home), durable.lock(lock, settings.lock_timeout):
+    holdings.refuse_full(settings.home, _estimate(reference, recipe, variant))
+    lock = holdings.lock_path(settings.home, package.name, version, ".derive")
+    with (
+        durable.disk_errors(settings.home),
+        durable.lock(lock, settings.lock_timeout, work=f"make {name}", told=progress.say),
+    ):
         if not _made_before(name, settings):
-            _make(reference, recipe, samples, settings, progress)
+            _make(reference, version, variant.parameters(recipe), settings, progress)
     return catalog.resolve(name, settings.home)
+
+
+def check_variant(reference: Reference, variant: Variant) -> Recipe:
+    """Return the recipe that can make a variant of a released subset.
+
+    Raises
+    ------
+    UsageError
+        The subset is not simulated, or its recipe has no such parameter.
+    """
+    package = reference.package
+    recipe = package.subsets[reference.subset].recipe
+    if recipe is not None and "+" not in package.version:
+        scalable = variant.scale is None or recipe.scale
+        if scalable and (variant.seed is None or "seed" in recipe.parameters):
+            return recipe
+    message = (
+        f"{reference}: can't be made with {variant.options}; "
+        "name a released version and a simulated subset"
+    )
+    raise UsageError(message)
 
 
 def _made_before(name: str, settings: Settings) -> Reference | None:
@@ -77,19 +93,22 @@ def _made_before(name: str, settings: Settings) -> Reference | None:
         return None
 
 
-def _estimate(reference: Reference, recipe: Recipe, samples: int) -> int:
-    """Return about what `samples` samples take, from what the released ones take. [B]"""
-    released = reference.package.resources_of(reference.subset)
-    size = sum(resource.bytes for resource in released)
-    return size * samples // int(recipe.parameters[recipe.scale])
+def _estimate(reference: Reference, recipe: Recipe, variant: Variant) -> int:
+    """Return about what a variant takes, from what the released samples take. [B]"""
+    size = sum(resource.bytes for resource in reference.package.resources_of(reference.subset))
+    if variant.scale is None:
+        return size
+    return size * variant.scale // int(recipe.parameters[recipe.scale])
 
 
 def _make(
-    reference: Reference, recipe: Recipe, samples: int, settings: Settings, progress: Progress
+    reference: Reference,
+    version: str,
+    parameters: Mapping[str, Any],
+    settings: Settings,
+    progress: Progress,
 ) -> None:
     package = reference.package
-    version = f"{package.version}+scale.{samples}"
-    parameters = {**recipe.parameters, recipe.scale: samples}
     folder = catalog.derived_folder(settings.home, package.name, version)
     release = catalog.Release(name=package.name, version=version, folder=folder, derived=True)
     with _scratch(settings.home / "staging" / f"{package.name}-{version}") as scratch:
@@ -99,7 +118,7 @@ def _make(
         derived = parse(text, f"{package.name}@{version}")
         scaled = Reference(release=release, package=derived, subset=reference.subset)
         contents = {f"{reference.subset}/{path}": file for path, file in files.items()}
-        _adopt(scaled, [derived], contents, settings)
+        adopting.adopt(scaled, [derived], contents, settings, move=True)
     durable.write_whole(folder / "datapackage.json", text, replace=True)
 
 
@@ -112,65 +131,6 @@ def _scratch(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         durable.remove_tree(folder)
-
-
-def _adopt(
-    reference: Reference,
-    versions: Sequence[DataPackage],
-    contents: Mapping[str, Path],
-    settings: Settings,
-) -> None:
-    """Build a dataset and move files that are already on this disk into it, by their checksum.
-
-    A dataset that is in the place but is not sound is moved to ``quarantine`` in the cache.
-
-    Parameters
-    ----------
-    versions
-        The dataset's history, oldest first.
-    contents
-        Resource path -> file, which must have the resource's bytes.
-
-    Raises
-    ------
-    IntegrityError
-        A file is not what the descriptor says, or something else has the dataset's place.
-    """
-    package = reference.package
-    folder = dataset.dataset_folder(settings.home, package)
-    with dataset.locked(reference, settings):
-        if dataset.is_built(folder) and build.fault(folder, package, reference.release.commit):
-            kept = settings.home / "quarantine" / f"{package.name}-{package.version}"
-            kept.parent.mkdir(exist_ok=True)
-            folder.rename(f"{kept}-{secrets.token_hex(4)}")
-        dataset.ensure_built(reference, folder, versions)
-        told = _reinject(folder, list(contents.values()))
-        for path, file in contents.items():
-            resource = package.resource(path)
-            if dataset.size_of(build.object_path(folder, resource)) != resource.bytes:
-                raise _not_adopted(file, resource, told)
-        durable.flush_filesystem(folder)
-
-
-def _reinject(folder: Path, files: Sequence[Path]) -> str:
-    """Let git-annex take the files whose checksums it knows; return what it complained of."""
-    told = []
-    for start in range(0, len(files), transfer.ARGUMENTS):
-        batch = map(str, files[start : start + transfer.ARGUMENTS])
-        for record in annex.stream_annex("reinject", "--known", "--", *batch, cwd=folder):
-            told += [*record.get("error-messages", []), record.get("said", "")]
-    return " ".join(" ".join(told).split())
-
-
-def _not_adopted(file: Path, resource: Resource, told: str) -> ScibenchError:
-    if dataset.size_of(file) is not None and durable.sha256_file(file) != resource.sha256:
-        message = f"{file}: not the bytes of {resource.path}; take the right file"
-        return IntegrityError(message)
-    message = f"{file}: not taken as {resource.path}, git-annex said {told[:300]!r}; "
-    if annex.disk_refused(told):
-        cure = "free some space or choose another place with SCIBENCH_DATA_HOME"
-        return SpaceError(message + cure)
-    return ScibenchError(message + "see scibench-data doctor")
 
 
 def simulate_all(

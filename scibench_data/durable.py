@@ -14,12 +14,17 @@ import json
 import os
 import shutil
 import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scibench_data.errors import LockedError, SpaceError
+
+if TYPE_CHECKING:
+    import filelock
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_PLACE = {errno.ENOTDIR, errno.ENAMETOOLONG}  # a file where a folder should be
@@ -59,16 +64,130 @@ def _make_folder(path: Path) -> None:
         raise NotADirectoryError(code, os.strerror(code), str(path)) from error
 
 
-@contextlib.contextmanager
-def lock(path: Path, timeout: float = 3600.0) -> Iterator[None]:
-    """Hold the lock file `path`; wait up to `timeout` for another process. [s]
+# --- locks ----------------------------------------------------------------------------------------
 
-    The file is never removed; the operating system frees the lock when its holder dies.
+_QUIET = 2.0  # how long is waited before anybody is told [s]
+_NOTE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """What a lock file says of the process that took the lock; it may have died since."""
+
+    pid: int
+    host: str
+    since: float
+    work: str
+
+    def __str__(self) -> str:
+        age = max(0.0, time.time() - self.since)
+        here = (self.pid, self.host) == (os.getpid(), os.uname().nodename)
+        who = "another thread of this process" if here else f"process {self.pid} on {self.host}"
+        return f"{who} for {age:.0f} s" + (f" ({self.work})" if self.work else "")
+
+    @classmethod
+    def read(cls, path: Path) -> "_Holder | None":
+        """Read the note in a lock file; None where there is none or it is damaged."""
+        try:
+            with open_regular(path) as file:
+                pid, host, since, work = json.loads(file.read(_NOTE_BYTES))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+        typed = isinstance(pid, int) and isinstance(since, int | float)
+        return cls(pid, str(host)[:64], since, str(work)[:100]) if typed else None
+
+
+def holders(path: Path) -> list[int]:
+    """List the processes of this machine that hold a lock on the file `path` now.
+
+    Empty where nobody does and where the system doesn't tell. Format: proc_locks(5).
+    """
+    try:
+        look = path.stat()
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return []
+    place = f"{os.major(look.st_dev):02x}:{os.minor(look.st_dev):02x}:{look.st_ino}"
+    rows = [line.split() for line in lines]
+    held = {int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == place}
+    return sorted(pid for pid in held if pid > 0)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _holder(path: Path) -> str:
+    """Say who holds a lock that is held: a note of a process that has died is not quoted."""
+    note, pids = _Holder.read(path), holders(path)
+    host = os.uname().nodename
+    if note and note.host == host:
+        right = note.pid in pids if pids else _is_alive(note.pid)
+    else:
+        right = not pids  # on another machine, which can't be asked
+    if note and right:
+        return str(note)
+    return f"process {pids[0]} on {host}" if pids else "another process"
+
+
+def _sign(path: Path, note: bytes) -> None:
+    """Write into a lock file that is held; the lock holds without it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, note)
+        finally:
+            os.close(descriptor)
+
+
+def _acquire(
+    held: "filelock.BaseFileLock", path: Path, timeout: float, told: Callable[[str], None] | None
+) -> None:
+    import filelock
+
+    with contextlib.suppress(filelock.Timeout):
+        held.acquire(timeout=min(timeout, _QUIET))
+        return
+    if timeout > _QUIET:
+        if told:
+            told(f"waiting for {_holder(path)}, which holds {path.name}")
+        with contextlib.suppress(filelock.Timeout):
+            held.acquire(timeout=timeout - _QUIET)
+            return
+    message = f"{path}: held by {_holder(path)}, waited {timeout:g} s; wait for it or end it"
+    raise LockedError(message)
+
+
+@contextlib.contextmanager
+def lock(
+    path: Path,
+    timeout: float = 3600.0,
+    *,
+    work: str = "",
+    told: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Hold the lock file `path`; wait up to `timeout` for another process, 0 does not wait. [s]
+
+    The file is never removed; the operating system frees the lock when its holder dies. While it is
+    held the file says by whom, for the messages of those who wait.
+
+    Parameters
+    ----------
+    work
+        What the lock is taken for, in a few words.
+    told
+        Is called once, with who holds the lock, where this takes longer than two seconds.
 
     Raises
     ------
     LockedError
-        Another process still held the lock after `timeout`.
+        Another process still held the lock after `timeout`; the message names it.
     SpaceError
         The lock file can't be written.
     """
@@ -76,16 +195,18 @@ def lock(path: Path, timeout: float = 3600.0) -> Iterator[None]:
 
     with disk_errors(path):
         _make_folder(path.parent)
-        held = filelock.FileLock(path, timeout=timeout, fallback_to_soft=False)
-        try:
-            held.acquire()
-        except filelock.Timeout as error:
-            message = f"{path}: held by another process for {timeout:g} s; wait for it or end it"
-            raise LockedError(message) from error
+        held = filelock.FileLock(path, fallback_to_soft=False)
+        _acquire(held, path, timeout, told)
     try:
+        note = [os.getpid(), os.uname().nodename, time.time(), work]
+        _sign(path, json.dumps(note).encode())
         yield
     finally:
+        _sign(path, b"")
         held.release()
+
+
+# --- files ----------------------------------------------------------------------------------------
 
 
 def flush_file(path: Path) -> None:
@@ -212,7 +333,7 @@ def read_stamps(path: Path) -> dict[str, Stamp]:
     try:
         entries = json.loads(path.read_bytes())
         return {name: Stamp(*values) for name, values in entries.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

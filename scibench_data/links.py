@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from scibench_data import annex, build, catalog, dataset, durable, store
+from scibench_data import annex, build, catalog, dataset, durable, holdings, store
 from scibench_data.catalog import Reference
 from scibench_data.descriptor import Resource
 from scibench_data.errors import NotFoundError, ScibenchError, SpaceError
@@ -114,7 +114,7 @@ def check_files(reference: Reference, folder: Path, progress: Progress) -> Link:
                     dataset.forget_stamp(folder, resource)
             done += resource.bytes
             task.update(done, note=resource.path)
-    foreign = dataset.foreign_files(folder, reference.package, reference.subset)
+    foreign = holdings.foreign_files(folder, reference.package, reference.subset)
     wrong += [f"{path} is not part of it" for path in foreign]
     by_whom = "recorded when it was made here" if "+" in reference.package.version else "published"
     good = f"{len(resources)} files, {done:,} bytes, every SHA-256 as {by_whom}"
@@ -144,8 +144,8 @@ def verify_dataset(reference: Reference, settings: Settings, progress: Progress 
     NotFoundError
         The dataset is not on this machine.
     """
-    folder = dataset.dataset_folder(settings.home, reference.package)
-    if not dataset.is_built(folder):
+    folder = holdings.dataset_folder(settings.home, reference.package)
+    if not holdings.is_built(folder):
         message = f"{reference}: not in {folder}; run: scibench-data get {reference}"
         raise NotFoundError(message)
     links = (

@@ -1,21 +1,19 @@
 """Plain files out of a dataset: shared with the cache where the disk can, else copied."""
 
 import contextlib
-import fcntl
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from scibench_data import durable
-from scibench_data.dataset import Dataset, stamps_path
+from scibench_data.copying import share
+from scibench_data.dataset import Dataset
 from scibench_data.descriptor import Resource
 from scibench_data.errors import IntegrityError, SpaceError, UsageError
+from scibench_data.holdings import stamps_path
 from scibench_data.progress import SILENT, Progress
-
-_FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file until one of them changes
 
 
 def place(dataset: Dataset, destination: Path, progress: Progress = SILENT) -> list[Path]:
@@ -100,24 +98,7 @@ def _keeping_stamps(dataset: Dataset) -> Iterator[None]:
 def _place(source: Path, target: Path) -> None:
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        if not _reflink(source, beside):
-            try:
-                os.link(source, beside)
-            except OSError:
-                shutil.copyfile(source, beside)
+        share(source, beside)
         beside.rename(target)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _reflink(source: Path, target: Path) -> bool:
-    with source.open("rb") as read, target.open("wb") as written:
-        try:
-            fcntl.ioctl(written.fileno(), _FICLONE, read.fileno())
-        except OSError:
-            shared = False
-        else:
-            shared = True
-    if not shared:
-        target.unlink()
-    return shared

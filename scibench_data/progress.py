@@ -26,6 +26,9 @@ class Progress(Protocol):
     ) -> AbstractContextManager[Task]:
         """Announce work of `total` units; `unit` is ``"B"`` for bytes or a plural noun."""
 
+    def say(self, text: str) -> None:
+        """Tell of something that did not stop the work, such as a mirror that was left."""
+
 
 class _Silence:
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
@@ -35,6 +38,9 @@ class _Silence:
     def task(self, *_: object, **__: object) -> Iterator[Task]:
         """Hand out a task that says nothing."""
         yield self
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
 
 
 SILENT: Progress = _Silence()

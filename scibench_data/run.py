@@ -11,11 +11,11 @@ from typing import Any
 
 import xarray as xr
 
-from scibench_data import annex, catalog, dataset, durable, provenance, store
+from scibench_data import annex, catalog, dataset, durable, provenance, store, usage
 from scibench_data.catalog import Reference
 from scibench_data.dataset import Dataset
 from scibench_data.descriptor import DataPackage, Task
-from scibench_data.errors import RequirementError, UsageError
+from scibench_data.errors import IntegrityError, RequirementError, UsageError
 from scibench_data.loader import Source, make_source, split_digest
 from scibench_data.progress import SILENT, Progress
 from scibench_data.result import (
@@ -60,18 +60,47 @@ def read_raw(data: Dataset) -> xr.Dataset:
 def materialize(
     data: Dataset, settings: Settings, *, layout: Layout | None = None, progress: Progress = SILENT
 ) -> Store:
-    """Write a dataset as a Zarr store, or find the one that was written before."""
+    """Write a dataset as a Zarr store, or find the one written before, here or at the site.
+
+    Raises
+    ------
+    UsageError
+        Only some of the subset's files were asked for.
+    IntegrityError
+        The subset has files without a published checksum: nothing can be traced to them.
+    """
     layout = layout or Layout()
-    return store.materialize(
-        lambda: read_raw(data),
-        settings.home,
-        f"{data.package.name}-{data.package.version}-{data.subset}",
-        store_identity(data, layout),
-        layout=layout,
-        progress=progress,
-        jobs=settings.jobs,
-        lock_timeout=settings.lock_timeout,
-    )
+    _refuse_untraceable(data)
+    name = f"{data.package.name}-{data.package.version}-{data.subset}"
+    identity = store_identity(data, layout)
+    if settings.site:
+        with contextlib.suppress(IntegrityError):  # then it is written here
+            if found := store.find_store(settings.site, name, identity, progress=progress):
+                return found
+    with usage.using(settings.home, data.folder):
+        return store.materialize(
+            lambda: read_raw(data),
+            settings.home,
+            name,
+            identity,
+            layout=layout,
+            progress=progress,
+            jobs=settings.jobs,
+            lock_timeout=settings.lock_timeout,
+        )
+
+
+def _refuse_untraceable(data: Dataset) -> None:
+    reference = data.reference
+    if reference.include:
+        message = f"{reference}: only some of its files were asked for; get it without --include"
+        raise UsageError(message)
+    if data.unverified:
+        message = (
+            f"{reference}: {len(data.unverified)} files have no published checksum, so nothing can "
+            f"be traced to them; run scibench-data lock {reference} and use the version it writes"
+        )
+        raise IntegrityError(message)
 
 
 def task_of(package: DataPackage) -> Task:

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from scibench_data import digest, durable, provenance
+from scibench_data import digest, durable, provenance, usage
 from scibench_data.errors import IntegrityError, NotFoundError, SpaceError
 from scibench_data.manifest import (
     GROUP,
@@ -324,10 +324,12 @@ def materialize(
     with contextlib.suppress(IntegrityError):  # met again below, under the lock
         if store := find_store(home, name, identity, progress=progress):
             staging.forget()
+            usage.touch(home, folder)
             return store
     note = ""
     timeout = work.get("lock_timeout", 3600.0)
-    with durable.lock(home / "locks" / f"{folder.name}.lock", timeout):
+    lock = home / "locks" / f"{folder.name}.lock"
+    with durable.lock(lock, timeout, work=f"materialize {name}", told=progress.say):
         try:
             if store := find_store(home, name, identity, progress=progress):
                 return store
@@ -345,8 +347,17 @@ def materialize(
 def open_store(store: Store) -> xr.Dataset:
     """Return the stored dataset: data variables as Dask arrays of whole shards, coordinates loaded.
 
-    Values are as they were stored; nothing is masked, scaled or turned into times.
+    Values are as they were stored; nothing is masked, scaled or turned into times. Until this
+    process ends nobody removes the store.
+
+    Raises
+    ------
+    NotFoundError
+        Another process removed it meanwhile.
     """
+    if not usage.keep(store.folder.parent.parent, store.folder):
+        message = f"{store.folder}: removed by another process meanwhile; run the same again"
+        raise NotFoundError(message)
     return _open(store.path)
 
 

@@ -110,6 +110,12 @@ class _Bars:
             if not self._bars.tasks:
                 self._bars.stop()
 
+    def say(self, text: str) -> None:
+        """Write a line above the bars."""
+        from rich.text import Text
+
+        self._bars.console.print(Text(show(text, 2000)), style="yellow")
+
 
 class _Bar:
     def __init__(self, bars: Any, number: Any, total: int | None, unit: str) -> None:
@@ -139,6 +145,10 @@ class _Lines:
     def task(self, label: str, total: int | None = None, unit: str = "B") -> Iterator[Task]:
         """Write lines for one piece of work."""
         yield _Line(label, total, unit)
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        print(show(text, 2000), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class _Line:

@@ -1,16 +1,16 @@
-"""Let git-annex get content, watch it, and say plainly why something did not come."""
+"""Content into a dataset: put where git-annex keeps it, or made by git-annex with a recipe."""
 
 import contextlib
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from scibench_data import annex, durable
-from scibench_data.build import NOTES
+from scibench_data.build import NOTES, object_path
 from scibench_data.catalog import Reference
 from scibench_data.descriptor import Resource
-from scibench_data.errors import IntegrityError, NetworkError, ScibenchError, SpaceError
+from scibench_data.durable import Stamp
+from scibench_data.errors import IntegrityError, ScibenchError, SpaceError
 from scibench_data.progress import Progress
 from scibench_data.settings import Settings
 
@@ -37,11 +37,19 @@ def noted(folder: Path) -> Iterator[None]:
     busy.unlink()
 
 
-def recover(folder: Path) -> None:
-    """Clear what a power cut during a transfer can leave: empty journal files, locks, partials."""
+def recover(folder: Path) -> bool:
+    """Clear what a power cut during a transfer can leave: empty journal files, locks, partials.
+
+    Returns
+    -------
+    bool
+        A transfer was cut off: content may be here that git-annex was not told of.
+    """
     busy = folder / NOTES / "busy"
-    if not busy.exists() or busy.read_bytes() == _boot().encode():
-        return
+    if not busy.exists():
+        return False
+    if busy.read_bytes() == _boot().encode():
+        return True
     for path in (folder / ".git/annex/journal").glob("*"):
         if path.is_file() and path.stat().st_size == 0:
             path.unlink()
@@ -51,6 +59,7 @@ def recover(folder: Path) -> None:
         if path.is_file():
             path.unlink()
     busy.unlink()
+    return True
 
 
 def has_recipe(reference: Reference, resource: Resource) -> bool:
@@ -58,27 +67,68 @@ def has_recipe(reference: Reference, resource: Resource) -> bool:
     return reference.package.subsets[resource.subset].recipe is not None
 
 
-def fetch(
+def put(folder: Path, resource: Resource, file: Path, sha256: str) -> Stamp:
+    """Move a file whose bytes were just hashed to where the dataset keeps the resource's content.
+
+    It is write-protected, as git-annex has it; `noted` sees to it that it is on the disk, and
+    `register` tells git-annex afterwards.
+    """
+    place = object_path(folder, resource)
+    if place.parent.exists():
+        place.parent.chmod(0o755)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file.chmod(0o444)
+    file.replace(place)
+    place.parent.chmod(0o555)
+    return durable.stamp(place, sha256)
+
+
+@contextlib.contextmanager
+def registering(folder: Path) -> Iterator[Callable[[Resource], None]]:
+    """Give a function that tells git-annex that a resource's content is here.
+
+    One git-annex is told of all of them, while others still come; it starts with the first.
+    """
+    with contextlib.ExitStack() as stack:
+        feed: Callable[[str], None] | None = None
+        ours = ""
+
+        def register(resource: Resource) -> None:
+            nonlocal feed, ours
+            if feed is None:
+                ours = annex.git("config", "annex.uuid", cwd=folder)
+                feed = stack.enter_context(annex.feeding("setpresentkey", "--batch", cwd=folder))
+            feed(f"{resource.key} {ours} 1")
+
+        yield register
+
+
+def register(folder: Path, resources: Iterable[Resource]) -> None:
+    """Tell git-annex that the content of `resources` is here."""
+    with registering(folder) as tell:
+        for resource in resources:
+            tell(resource)
+
+
+def simulate(
     folder: Path,
     reference: Reference,
     wanted: Sequence[Resource],
     settings: Settings,
     progress: Progress,
 ) -> None:
-    """Get the content of `wanted` into the dataset at `folder`.
+    """Let git-annex make the content of `wanted` by the recipe, into the dataset at `folder`.
 
     Raises
     ------
     IntegrityError
-        A source gave other bytes than were published.
-    NetworkError
-        A file can't be reached.
+        The recipe gave other bytes than were published.
     SpaceError
         The disk refused.
     ScibenchError
-        A recipe failed.
+        The recipe failed.
     """
-    failed = _fetch_once(folder, wanted, settings, progress)
+    failed = _simulate_once(folder, wanted, settings, progress)
     for wait in _BUSY_WAITS:
         if not failed:
             return
@@ -90,7 +140,7 @@ def fetch(
         again = [resource for resource in wanted if resource.path in failed]
         for resource in again:
             _drop_partial(folder, resource)
-        failed = _fetch_once(folder, again, settings, progress)
+        failed = _simulate_once(folder, again, settings, progress)
     if failed:
         raise _explain(reference, failed)
 
@@ -102,16 +152,15 @@ def _drop_partial(folder: Path, resource: Resource) -> None:
         partial.unlink()
 
 
-def _fetch_once(
+def _simulate_once(
     folder: Path, wanted: Sequence[Resource], settings: Settings, progress: Progress
 ) -> dict[str, str]:
-    """Let git-annex get the files; return path -> reason of those that failed."""
+    """Let git-annex make the files; return path -> reason of those that failed."""
     bytes_of = {resource.path: resource.bytes for resource in wanted}
     finished: dict[str, int] = {}
     failed: dict[str, str] = {}
     paths = list(bytes_of) if len(bytes_of) <= ARGUMENTS else sorted({w.subset for w in wanted})
-    retries = 4 if any(resource.urls for resource in wanted) else 0  # a recipe has no bad days
-    words = ["get", "-c", f"annex.retry={retries}", f"--jobs={settings.jobs}", "--json-progress"]
+    words = ["get", "-c", "annex.retry=0", f"--jobs={settings.jobs}", "--json-progress"]
     with progress.task("get", sum(bytes_of.values())) as task:
         for record in annex.stream_annex(*words, "--", *paths, cwd=folder):
             path = str(record.get("action", record).get("file", ""))
@@ -127,28 +176,9 @@ def _fetch_once(
     return failed
 
 
-_PLAIN = {
-    "getAddrInfo": "its host was not found",
-    "Connection refused": "its host refused the connection",
-    "ConnectionRestricted": "its address is not a public one",
-    "Not Found": "it is not there any more (404)",
-    "Forbidden": "its host forbids it (403)",
-    "erification of content failed": "it is not the published content",
-}
-"""What git-annex says of a failed transfer, and what that means."""
-
-
-def _plainly(why: str) -> str:
-    """Say in a few words why a file did not come; what is not known is quoted."""
-    url = re.search(r"https?://[^\s?]+", why)
-    known = [plain for sign, plain in _PLAIN.items() if sign in why]
-    reason = known[0] if known else " ".join(why.split())[:300] or "no reason given"
-    return f"{url.group()}: {reason}" if url and known else reason
-
-
 def _explain(reference: Reference, failed: Mapping[str, str]) -> ScibenchError:
     path, why = next(iter(failed.items()))
-    reason = _plainly(why)
+    reason = " ".join(why.split())[:300] or "no reason given"
     subject = f"{reference}: {len(failed)} files could not be had, {path} first"
     if annex.disk_refused(why):
         return SpaceError(
@@ -157,9 +187,7 @@ def _explain(reference: Reference, failed: Mapping[str, str]) -> ScibenchError:
         )
     if "erification of content failed" in why:
         return IntegrityError(
-            f"{subject}: the source gave other bytes than were published ({reason}); "
+            f"{subject}: its recipe gave other bytes than were published; "
             "nothing of it was kept, report it to the maintainers"
         )
-    if has_recipe(reference, reference.package.resource(path)):
-        return ScibenchError(f"{subject}: its recipe failed ({reason}); see scibench-data doctor")
-    return NetworkError(f"{subject}: {reason}; check the network and run the same command again")
+    return ScibenchError(f"{subject}: its recipe failed ({reason}); see scibench-data doctor")

@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scibench_data import build, catalog, dataset, derive, digest, durable, provenance, run, store
+from scibench_data import (
+    build,
+    catalog,
+    dataset,
+    derive,
+    digest,
+    durable,
+    holdings,
+    provenance,
+    run,
+    store,
+)
 from scibench_data.catalog import Reference
 from scibench_data.dataset import Dataset
 from scibench_data.errors import (
@@ -86,7 +97,7 @@ def _check_descriptor(chain: _Chain) -> Link:
     chain.reference = run.reference_of(chain.result, chain.settings)
     found = chain.reference.package.digest
     if not _follows_from_release(chain.reference, chain.settings):
-        bad = "differs from the released version in more than its number of samples"
+        bad = "differs from the released version in more than its samples"
         return Link("descriptor", "fails", bad)
     where = "made here" if "+" in chain.reference.package.version else "released"
     good = f"sha256 {found}, {where}"
@@ -96,19 +107,19 @@ def _check_descriptor(chain: _Chain) -> Link:
 def _follows_from_release(reference: Reference, settings: Settings) -> bool:
     """Hold a version that was derived here against the released one it says it comes from."""
     package = reference.package
-    base, _, scale = package.version.partition("+scale.")
-    if not scale:
+    base, variant = catalog.variant_of(package.version)
+    if base == package.version:
         return True
     released = catalog.resolve(f"{package.name}@{base}:{reference.subset}", settings.home)
     recipe = released.package.subsets[reference.subset].recipe
-    folder = dataset.dataset_folder(settings.home, package)
+    folder = holdings.dataset_folder(settings.home, package)
     files = {
         resource.path.removeprefix(f"{reference.subset}/"): build.object_path(folder, resource)
         for resource in package.resources_of(reference.subset)
     }
     if recipe is None or not all(path.is_file() for path in files.values()):
         return recipe is not None
-    parameters = {**recipe.parameters, recipe.scale: int(scale)}
+    parameters = variant.parameters(recipe)
     expected = derive.describe_version(released, package.version, parameters, files)
     return _without_sums(expected) == _without_sums(json.loads(package.text))
 
@@ -128,7 +139,7 @@ def _check_commit(chain: _Chain) -> Link:
     link = chain.result.dataset
     if link.swhid != dataset.swhid(link.commit):
         return Link("commit", "fails", f"{link.swhid} does not stand for commit {link.commit}")
-    folder = dataset.dataset_folder(chain.settings.home, chain.reference.package)
+    folder = holdings.dataset_folder(chain.settings.home, chain.reference.package)
     return check_commit(chain.reference, folder, link.commit)
 
 
@@ -139,8 +150,8 @@ def _check_files(chain: _Chain) -> Link:
     keys = {r.path: r.key for r in reference.package.resources_of(reference.subset)}
     if keys != dict(chain.result.dataset.keys):
         return Link("files", "fails", "the result names other keys than the descriptor")
-    folder = dataset.dataset_folder(chain.settings.home, reference.package)
-    if not dataset.is_built(folder):
+    folder = holdings.dataset_folder(chain.settings.home, reference.package)
+    if not holdings.is_built(folder):
         return absent("files", f"not on this machine; run: scibench-data get {reference}")
     link = check_files(reference, folder, chain.progress)
     if link.status == "holds":
@@ -471,7 +482,7 @@ def _reference_of_folder(path: Path, settings: Settings) -> Reference:
         message = f"{path}/datapackage.json: not readable ({error}); verify it by its name instead"
         raise UsageError(message) from error
     reference = catalog.resolve(name, settings.home)
-    home = dataset.dataset_folder(settings.home, reference.package)
+    home = holdings.dataset_folder(settings.home, reference.package)
     if path.resolve() != home.resolve():
         message = f"{path}: not in this cache, where {name} lies in {home}; set SCIBENCH_DATA_HOME"
         raise UsageError(message)

@@ -43,7 +43,7 @@ def _hermetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _leaks(name: str) -> bool:
-    return name.startswith(("SCIBENCH_DATA_", "GIT_", "DATALAD_", "ZARR_", "DASK_"))
+    return name.startswith(("SCIBENCH_DATA_", "GIT_", "DATALAD_", "ZARR_", "DASK_", "AWS_"))
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def _whole_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chain")
     chosen = load_settings(home=folder / "home", jobs=2)
     sbd.train(
-        "cryoem",
+        "cryoem@1.0.0",
         scale=640,
         epochs=2,
         seed=0,

@@ -18,7 +18,7 @@ import pytest
 from chains import TINY, Chain
 
 import scibench_data as sbd
-from scibench_data import annex, build, catalog, dataset, durable, placing, transfer
+from scibench_data import annex, build, catalog, dataset, durable, holdings, placing, transfer
 from scibench_data.descriptor import parse
 from scibench_data.errors import (
     IntegrityError,
@@ -288,7 +288,7 @@ def test_links_that_readers_follow_are_put_back_and_nothing_is_fetched(
 ) -> None:
     before = sbd.get(TINY, settings=chain.settings).path.joinpath("particles.star").read_bytes()
     change(chain)
-    monkeypatch.setattr(transfer, "fetch", None)
+    monkeypatch.setattr(transfer, "simulate", None)
 
     with pytest.raises(NotFoundError, match="not complete"):
         dataset.find(catalog.resolve(TINY, chain.settings.home), chain.settings)
@@ -310,11 +310,11 @@ def test_an_edit_in_the_place_of_a_link_is_kept(chain: Chain) -> None:
 
 def test_foreign_files_are_listed(chain: Chain) -> None:
     found = sbd.get(TINY, settings=chain.settings)
-    assert dataset.foreign_files(found.folder, found.package, "sample") == []
+    assert holdings.foreign_files(found.folder, found.package, "sample") == []
     (found.path / "truth/notes.txt").write_text("mine")
     (found.path / "more").symlink_to("/", target_is_directory=True)
 
-    listed = dataset.foreign_files(found.folder, found.package, "sample")
+    listed = holdings.foreign_files(found.folder, found.package, "sample")
 
     assert listed == ["sample/more", "sample/truth/notes.txt"]
 
@@ -544,7 +544,7 @@ def test_a_held_lock_is_told(chain: Chain) -> None:
 
     with (
         lock(chain.settings.home / "locks" / "cryoem-1.0.0+scale.640.lock"),
-        pytest.raises(LockedError, match="another process"),
+        pytest.raises(LockedError, match="held by"),
     ):
         sbd.get(TINY, settings=impatient)
 
@@ -567,7 +567,7 @@ def test_a_recipe_that_gives_other_bytes_is_refused(
         dataset.get(reference, settings)
 
     assert not build.object_path(
-        dataset.dataset_folder(settings.home, package), package.resources[0]
+        holdings.dataset_folder(settings.home, package), package.resources[0]
     ).exists()
 
 
@@ -639,7 +639,7 @@ def test_a_disk_that_refuses_git_annex_is_told_as_that(
     monkeypatch.setattr(annex, "stream_annex", lambda *_, **__: iter(records))
 
     with pytest.raises(SpaceError, match=told):
-        transfer.fetch(tmp_path, reference, wanted, settings, SILENT)
+        transfer.simulate(tmp_path, reference, wanted, settings, SILENT)
     assert isinstance(annex._failed(("git", "x"), 4, told, tmp_path), SpaceError)
 
 

@@ -1,19 +1,18 @@
 """Bigger simulations: made once, whole or not at all, and clear about what stops them."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from chains import TINY, Chain
 
-from scibench_data import annex, catalog, dataset, derive, durable
-from scibench_data.catalog import Reference
+from scibench_data import adopting, catalog, dataset, derive, durable, holdings, transfer
+from scibench_data.catalog import Reference, Variant
 from scibench_data.errors import IntegrityError, LockedError, ScibenchError, SpaceError
 from scibench_data.settings import Settings, load_settings
 
@@ -33,7 +32,7 @@ def test_what_was_made_before_is_found_without_a_lock(
 ) -> None:
     monkeypatch.setattr(durable, "lock", None)
 
-    assert str(derive.derive(released, 640, chain.settings)) == f"{TINY}:sample"
+    assert str(derive.derive(released, Variant(scale=640), chain.settings)) == f"{TINY}:sample"
 
 
 @pytest.mark.parametrize("left", [None, b"", b"{}"])
@@ -46,7 +45,7 @@ def test_a_version_that_was_left_half_made_is_made_again(
     if left is not None:
         _descriptor(chain).write_bytes(left)
 
-    found = derive.derive(released, 640, chain.settings)
+    found = derive.derive(released, Variant(scale=640), chain.settings)
 
     assert found.package.text == before
     assert dataset.get(found, chain.settings).path.is_dir()
@@ -58,7 +57,7 @@ def test_a_dataset_that_is_not_sound_is_put_into_quarantine(
     (chain.dataset / ".git/config").write_bytes(b"")
     _descriptor(chain).unlink()
 
-    found = derive.derive(released, 640, chain.settings)
+    found = derive.derive(released, Variant(scale=640), chain.settings)
 
     assert dataset.get(found, chain.settings).path.is_dir()
     assert len(list((chain.settings.home / "quarantine").iterdir())) == 1
@@ -71,7 +70,7 @@ def test_a_folder_that_is_no_dataset_is_not_used(chain: Chain, released: Referen
     _descriptor(chain).unlink()
 
     with pytest.raises(IntegrityError, match="not a dataset of ours"):
-        derive.derive(released, 640, chain.settings)
+        derive.derive(released, Variant(scale=640), chain.settings)
 
     assert [path.name for path in chain.dataset.iterdir()] == ["mine"]
     assert list((chain.settings.home / "staging").iterdir()) == []
@@ -81,56 +80,55 @@ def test_the_wait_for_another_process_is_the_set_one(home: Path, released: Refer
     impatient = load_settings(home=home, lock_timeout=0.1)
 
     with (
-        durable.lock(dataset.lock_path(home, "cryoem", "1.0.0+scale.640", ".derive")),
-        pytest.raises(LockedError, match=r"for 0\.1 s"),
+        durable.lock(holdings.lock_path(home, "cryoem", "1.0.0+scale.640", ".derive")),
+        pytest.raises(LockedError, match=r"waited 0\.1 s"),
     ):
-        derive.derive(released, 640, impatient)
+        derive.derive(released, Variant(scale=640), impatient)
 
 
 def test_too_little_space_is_said_before_anything_is_made(
     settings: Settings, released: Reference
 ) -> None:
     with pytest.raises(SpaceError, match=r"bytes to write, .* free"):
-        derive.derive(released, 10**12, settings)
+        derive.derive(released, Variant(scale=10**12), settings)
 
     assert not settings.home.exists()
 
 
-@pytest.mark.parametrize(
-    ("told", "kind"),
-    [("No space left on device", SpaceError), ("something else", ScibenchError)],
-)
-def test_good_bytes_are_not_blamed(
-    settings: Settings,
-    released: Reference,
-    monkeypatch: pytest.MonkeyPatch,
-    told: str,
-    kind: type[ScibenchError],
+def test_a_full_disk_is_told_and_nothing_half_made_is_left(
+    settings: Settings, released: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = annex.stream_annex
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
 
-    def failing(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
-        if words[0] == "reinject":
-            yield {"success": False, "error-messages": [told]}
-        else:
-            yield from real(*words, cwd=cwd)
+    monkeypatch.setattr(transfer, "put", refuse)
 
-    monkeypatch.setattr(annex, "stream_annex", failing)
+    with pytest.raises(SpaceError, match="No space left"):
+        derive.derive(released, Variant(scale=32), settings)
 
-    with pytest.raises(ScibenchError, match=told) as caught:
-        derive.derive(released, 32, settings)
-
-    assert type(caught.value) is kind
     assert list((settings.home / "staging").iterdir()) == []
+    monkeypatch.undo()
+    made = derive.derive(released, Variant(scale=32), settings)
+    assert made.package.version == "1.0.0+scale.32"
 
 
-def test_other_bytes_are_blamed(tmp_path: Path, released: Reference) -> None:
+def test_other_bytes_are_blamed(tmp_path: Path, settings: Settings, released: Reference) -> None:
     (tmp_path / "a").write_bytes(b"other")
-    resource = released.package.resources[0]
+    path = released.package.resources[0].path
 
-    error = derive._not_adopted(tmp_path / "a", resource, "")
+    with pytest.raises(IntegrityError, match=f"a: not the bytes of {path}"):
+        adopting.adopt(released, (), {path: tmp_path / "a"}, settings)
 
-    assert isinstance(error, IntegrityError)
+
+def test_another_seed_gives_other_bytes_of_the_same_layout(
+    settings: Settings, released: Reference
+) -> None:
+    one = derive.derive(released, Variant(scale=32), settings).package
+    two = derive.derive(released, Variant(scale=32, seed=2), settings).package
+
+    assert two.version == "1.0.0+scale.32.seed.2"
+    assert [r.path for r in one.resources] == [r.path for r in two.resources]
+    assert one.resources[0].sha256 != two.resources[0].sha256
 
 
 def test_a_worker_that_is_killed_is_told() -> None:

@@ -22,7 +22,7 @@ _HOLD = """
 import sys
 from pathlib import Path
 from scibench_data import durable
-with durable.lock(Path(sys.argv[1])):
+with durable.lock(Path(sys.argv[1]), work="get cryoem"):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -47,7 +47,7 @@ def test_a_lock_excludes_other_processes_and_is_freed_when_its_holder_is_killed(
     path = tmp_path / "locks" / "a.lock"
     process = holder(path)
 
-    held = r"a\.lock: held by another process for 0\.05 s"
+    held = rf"a\.lock: held by process {process.pid} on .* for \d s \(get cryoem\), waited 0\.05 s"
     with pytest.raises(LockedError, match=held), durable.lock(path, timeout=0.05):
         pytest.fail("two held it")
     process.kill()
@@ -58,6 +58,90 @@ def test_a_lock_excludes_other_processes_and_is_freed_when_its_holder_is_killed(
 
     assert waited < 1
     assert path.exists()
+
+
+def test_a_long_wait_is_told_once_and_no_wait_takes_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "_QUIET", 0.05)
+    path, told = tmp_path / "a.lock", list[str]()
+    process = holder(path)
+
+    with (
+        pytest.raises(LockedError, match=r"waited 0\.3 s"),
+        durable.lock(path, 0.3, told=told.append),
+    ):
+        pytest.fail("two held it")
+    start = time.monotonic()
+    with pytest.raises(LockedError, match="waited 0 s"), durable.lock(path, 0, told=told.append):
+        pytest.fail("two held it")
+    at_once = time.monotonic() - start
+    process.kill()
+    process.communicate()
+
+    assert len(told) == 1
+    assert told[0].startswith(f"waiting for process {process.pid} on ")
+    assert told[0].endswith(" s (get cryoem), which holds a.lock")
+    assert at_once < 0.05
+
+
+@pytest.mark.parametrize("quiet", [0.05, 10])
+def test_a_lock_that_is_freed_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: float
+) -> None:
+    monkeypatch.setattr(durable, "_QUIET", quiet)
+    process = holder(tmp_path / "a.lock")
+    threading.Timer(0.2, process.kill).start()
+
+    with durable.lock(tmp_path / "a.lock", 30):
+        process.communicate()
+
+
+def test_the_note_of_a_dead_process_is_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    process = holder(path)
+    process.kill()
+    process.communicate()
+    stale = path.read_bytes()
+
+    with durable.lock(path):
+        path.write_bytes(stale)
+        with pytest.raises(LockedError) as caught, durable.lock(path, 0):
+            pytest.fail("two held it")
+
+    assert str(process.pid).encode() in stale
+    assert str(process.pid) not in str(caught.value)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "note", [b"", b"[", b"[1]", b"{}", b"\xff", b'["a", 1, "b", ""]', b"[" * 9999]
+)
+def test_a_damaged_note_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: bytes
+) -> None:
+    monkeypatch.setattr(durable, "holders", lambda _path: [])
+    path = tmp_path / "a.lock"
+
+    with durable.lock(path):
+        path.write_bytes(note)
+        with pytest.raises(LockedError, match="held by another process"), durable.lock(path, 0):
+            pytest.fail("two held it")
+
+
+def test_a_holder_on_another_machine_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "holders", lambda _path: [])
+    path = tmp_path / "a.lock"
+
+    with durable.lock(path):
+        path.write_text(f'[1, "node7", {time.time() - 60}, "get"]')
+        with (
+            pytest.raises(LockedError, match=r"process 1 on node7 for 6\d s \(get\)"),
+            durable.lock(path, 0),
+        ):
+            pytest.fail("two held it")
 
 
 def test_a_lock_excludes_threads(tmp_path: Path) -> None:
