@@ -16,13 +16,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers see; `_ORIGINS` says the same to Python
+    from scibench_data import cache
+    from scibench_data.adding import add, forget
+    from scibench_data.adoption import adopt
     from scibench_data.api import (
         Dataset,
         cite,
         doctor,
         get,
-        info,
-        list_packages,
         materialize,
         open,  # noqa: A004
         path,
@@ -31,9 +32,15 @@ if TYPE_CHECKING:  # what editors and type checkers see; `_ORIGINS` says the sam
         torch,
         train,
         verify,
-        versions,
     )
+    from scibench_data.authoring import init
+    from scibench_data.browsing import accept, info, list_packages, search, versions
+    from scibench_data.bundling import bundle
+    from scibench_data.checking import check
+    from scibench_data.comparing import diff
     from scibench_data.errors import ScibenchError
+    from scibench_data.locking import lock
+    from scibench_data.publishing import publish
     from scibench_data.settings import Settings, load_settings
     from scibench_data.store import Layout
 
@@ -42,39 +49,64 @@ _ORIGINS = {
     "Layout": "store",
     "ScibenchError": "errors",
     "Settings": "settings",
+    "accept": "browsing",
+    "add": "adding",
+    "adopt": "adoption",
+    "bundle": "bundling",
+    "check": "checking",
     "cite": "api",
+    "diff": "comparing",
     "doctor": "api",
+    "forget": "adding",
     "get": "api",
-    "info": "api",
-    "list_packages": "api",
+    "info": "browsing",
+    "init": "authoring",
+    "list_packages": "browsing",
     "load_settings": "settings",
+    "lock": "locking",
     "materialize": "api",
     "open": "api",
     "path": "api",
     "plan": "api",
+    "publish": "publishing",
     "remove": "api",
+    "search": "browsing",
     "torch": "api",
     "train": "api",
     "verify": "api",
-    "versions": "api",
+    "versions": "browsing",
 }
+
+_MODULES = ("cache",)  # sbd.cache.ls(), as the command has verbs of its own
 
 __all__ = [
     "Dataset",
     "Layout",
     "ScibenchError",
     "Settings",
+    "accept",
+    "add",
+    "adopt",
+    "bundle",
+    "cache",
+    "check",
     "cite",
+    "diff",
     "doctor",
+    "forget",
     "get",
     "info",
+    "init",
     "list_packages",
     "load_settings",
+    "lock",
     "materialize",
     "open",
     "path",
     "plan",
+    "publish",
     "remove",
+    "search",
     "torch",
     "train",
     "verify",
@@ -83,6 +115,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _ORIGINS:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

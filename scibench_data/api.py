@@ -7,16 +7,14 @@ Arrays, torch and the rest of what is slow to import are imported by the verbs t
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scibench_data import catalog, dataset, placing
-from scibench_data.build import read_commit
-from scibench_data.catalog import Reference, Release
-from scibench_data.dataset import swhid
-from scibench_data.descriptor import DataPackage
-from scibench_data.errors import NotFoundError, ScibenchError, UsageError
+from scibench_data import catalog, dataset, holdings, locking, placing, usage
+from scibench_data.catalog import Reference, Variant
+from scibench_data.errors import UsageError
 from scibench_data.progress import SILENT, Progress
 from scibench_data.settings import Settings, load_settings
 
@@ -61,7 +59,7 @@ class Dataset(dataset.Dataset):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(dataset.Plan):
+class Plan(holdings.Plan):
     """What `get` would do, decided from a look at the disk.
 
     Attributes
@@ -75,18 +73,27 @@ class Plan(dataset.Plan):
     share: float = 1.0
 
     @property
+    def about(self) -> Mapping[str, int]:
+        """What its publisher says of a subset whose files are not known: ``files``, ``bytes``."""
+        reference = self.reference
+        known = reference.package.resources_of(reference.subset)
+        return {} if known else reference.package.subsets[reference.subset].about
+
+    @property
     def files(self) -> int:
         """How many files are to be fetched or made."""
-        return math.ceil(len(self.missing) * self.share)
+        return self.about.get("files", math.ceil(len(self.missing) * self.share))
 
     @property
     def bytes(self) -> int:
         """What is to be fetched or made. [B]"""
-        return math.ceil(super().bytes * self.share)
+        return self.about.get("bytes", math.ceil(super().bytes * self.share))
 
     @property
     def inodes(self) -> int:
         """About how many files, folders and links that adds."""
+        if self.about:
+            return holdings.inodes(self.files, built=False)
         return math.ceil(super().inodes * self.share)
 
 
@@ -106,24 +113,47 @@ def _check_whole(subject: str, value: Any, low: int, high: int | None = None) ->
         raise UsageError(message)
 
 
-def _resolve(
-    name: str, scale: int | None, settings: Settings, progress: Progress = SILENT
-) -> Reference:
-    reference = catalog.resolve(name, settings.home)
-    if scale is None:
-        return reference
-    from scibench_data import derive
+def _variant(scale: int | None, data_seed: int | None) -> Variant | None:
+    """Return what was asked of a simulation; None where it is the released one."""
+    if scale is not None:
+        _check_whole("scale", scale, 1)
+    if data_seed is not None:
+        _check_whole("data_seed", data_seed, 1)
+    found = Variant(scale=scale, seed=data_seed)
+    return found if str(found) else None
 
-    _check_whole("scale", scale, 1)
-    return derive.derive(reference, scale, settings, progress)
+
+def _resolve(
+    name: str, variant: Variant | None, settings: Settings, progress: Progress = SILENT
+) -> Reference:
+    """Resolve a name to files that are known: simulate another size, or list what nobody listed."""
+    reference = locking.resolve(name, settings)
+    if variant is not None:
+        from scibench_data import derive
+
+        return derive.derive(reference, variant, settings, progress)
+    if reference.package.subsets[reference.subset].listing:
+        from scibench_data import listing
+
+        if listing.is_unlisted(reference):
+            return listing.list_files(reference, settings, progress)
+    return reference
 
 
 def plan(
-    name: str, *, scale: int | None = None, settings: Settings | None = None, check: bool = False
+    name: str,
+    *,
+    include: Sequence[str] = (),
+    scale: int | None = None,
+    data_seed: int | None = None,
+    settings: Settings | None = None,
+    check: bool = False,
 ) -> Plan:
-    """Say what `get` would do, without doing it; see `get` for `scale` and `check`.
+    """Say what `get` would do, without doing it; see `get` for its options.
 
-    A simulation of another size that was not made here yet is estimated from the released one.
+    A simulation of another size that was not made here yet is estimated from the released one. No
+    connection is opened: of a subset whose files nobody listed here, the numbers are its
+    publisher's.
 
     Raises
     ------
@@ -133,42 +163,56 @@ def plan(
         The subset can't be scaled.
     """
     chosen = _settings(settings)
-    reference = catalog.resolve(name, chosen.home)
+    reference = locking.resolve(name, chosen)
     share = None
-    if scale is not None:
-        reference, share = _scaled(reference, scale, chosen)
-    look = vars(dataset.plan(reference, chosen, check=check))
+    if variant := _variant(scale, data_seed):
+        reference, share = _foreseen(reference, variant, chosen)
+    elif reference.package.subsets[reference.subset].listing:
+        from scibench_data import listing
+
+        reference = listing.find_listed(reference, chosen) or reference
+    if reference.resources:
+        reference = reference.only(include)
+    look = vars(holdings.plan(reference, chosen, check=check))
     return Plan(**look) if share is None else Plan(**look, estimated=True, share=share)
 
 
-def _scaled(
-    reference: Reference, samples: int, settings: Settings
+def _foreseen(
+    reference: Reference, variant: Variant, settings: Settings
 ) -> tuple[Reference, float | None]:
-    """Return the version with `samples` samples; if it isn't here, with the released files.
+    """Return the version that is a variant; if it isn't here, with the released files.
 
     The second value is then the share of the released samples that it would have, else None.
     """
-    _check_whole("scale", samples, 1)
+    from scibench_data import derive
+
     package = reference.package
-    recipe = package.subsets[reference.subset].recipe
-    if recipe is None or not recipe.scale or "+" in package.version:
-        message = f"{reference}: can't be scaled; name a released version and a simulated subset"
-        raise UsageError(message)
-    version = f"{package.version}+scale.{samples}"
+    recipe = derive.check_variant(reference, variant)
+    version = f"{package.version}+{variant}"
     folder = catalog.derived_folder(settings.home, package.name, version)
     if (folder / "datapackage.json").is_file():
         return catalog.resolve(f"{package.name}@{version}:{reference.subset}", settings.home), None
     release = dataclasses.replace(reference.release, version=version, folder=folder, commit="")
     foreseen = dataclasses.replace(package, version=version)
-    share = samples / float(recipe.parameters[recipe.scale])
+    released = 1.0 if variant.scale is None else float(recipe.parameters[recipe.scale])
+    share = (variant.scale or 1) / released
     return Reference(release=release, package=foreseen, subset=reference.subset), share
 
 
-def get(
+def _folder_meant(name: str, variant: Variant | None, settings: Settings) -> Path:
+    """Return where the dataset will lie, before it is there: nobody may remove it from now on."""
+    package = locking.resolve(name, settings).package
+    version = f"{package.version}+{variant}" if variant else package.version
+    return holdings.dataset_folder(settings.home, dataclasses.replace(package, version=version))
+
+
+def get(  # noqa: PLR0913  (the options of a verb)
     name: str,
     *,
     to: Path | str | None = None,
+    include: Sequence[str] = (),
     scale: int | None = None,
+    data_seed: int | None = None,
     check: bool = False,
     settings: Settings | None = None,
     progress: Progress = SILENT,
@@ -179,26 +223,33 @@ def get(
     ----------
     to
         Also place the files there, as plain files.
+    include
+        Patterns of paths within the subset, as the shell has them, such as ``train/*``: only these
+        files. `get` without it adds the rest.
     scale
         Make the simulation with this many samples instead of the published number. [1]
+    data_seed
+        Make it with other random numbers, from 1 on: another sample of the same physics.
     check
         Hash every file again, also what has not changed since it was hashed.
 
     Raises
     ------
     NotFoundError
-        No such package, version or subset.
-    IntegrityError, NetworkError, SpaceError, LockedError, RequirementError
+        No such package, version, subset or file.
+    IntegrityError, NetworkError, LicenceError, SpaceError, LockedError, RequirementError
         See `scibench_data.errors`.
     """
     chosen = _settings(settings)
     if to == "":
         message = "to: expected a folder, got an empty text; name one, '.' for the current one"
         raise UsageError(message)
-    reference = _resolve(name, scale, chosen, progress)
-    found = dataset.get(reference, chosen, check=check, progress=progress)
-    if to is not None:
-        placing.place(found, Path(to), progress)
+    variant = _variant(scale, data_seed)
+    with usage.using(chosen.home, _folder_meant(name, variant, chosen)):
+        reference = _resolve(name, variant, chosen, progress).only(include)
+        found = dataset.get(reference, chosen, check=check, progress=progress)
+        if to is not None:
+            placing.place(found, Path(to), progress)
     return Dataset(
         reference=found.reference, folder=found.folder, commit=found.commit, settings=chosen
     )
@@ -213,7 +264,7 @@ def path(name: str, *, settings: Settings | None = None) -> Path:
         They are not all on this disk.
     """
     chosen = _settings(settings)
-    return dataset.find(catalog.resolve(name, chosen.home), chosen).path
+    return dataset.find(locking.resolve(name, chosen), chosen).path
 
 
 def materialize(
@@ -221,11 +272,12 @@ def materialize(
     *,
     layout: "Layout | None" = None,
     scale: int | None = None,
+    data_seed: int | None = None,
     settings: Settings | None = None,
     progress: Progress = SILENT,
 ) -> "Store":
     """Get a version and write it as a Zarr v3 store, or find the one that was written before."""
-    data = get(name, scale=scale, settings=settings, progress=progress)
+    data = get(name, scale=scale, data_seed=data_seed, settings=settings, progress=progress)
     return data.materialize(layout=layout, progress=progress)
 
 
@@ -263,13 +315,14 @@ def torch(
     return get(name, settings=settings).torch(split, batch_size, seed=seed)
 
 
-def train(
+def train(  # noqa: PLR0913  (the options of a verb)
     name: str,
     *,
     seed: int = 0,
     device: str | None = None,
     out: Path | str | None = None,
     scale: int | None = None,
+    data_seed: int | None = None,
     settings: Settings | None = None,
     progress: Progress = SILENT,
     **overrides: Any,
@@ -297,8 +350,8 @@ def train(
     options = run.Options(
         seed=seed, device=device, out=Path(out) if out else None, overrides=overrides
     )
-    run.check(catalog.resolve(name, chosen.home).package, options)
-    data = get(name, scale=scale, settings=chosen, progress=progress)
+    run.check(locking.resolve(name, chosen).package, options)
+    data = get(name, scale=scale, data_seed=data_seed, settings=chosen, progress=progress)
     materialized = data.materialize(progress=progress)
     return run.train(data, materialized, options, progress)
 
@@ -346,7 +399,7 @@ def cite(target: str, style: str = "bibtex", *, settings: Settings | None = None
         package = catalog.resolve(f"{result.dataset.name}@{result.dataset.version}", chosen.home)
         cited = citation.citation_of_result(result.to_json(), package.package)
         return citation.cite(cited, style)
-    reference = catalog.resolve(target, chosen.home)
+    reference = locking.resolve(target, chosen)
     commit = reference.release.commit or dataset.find(reference, chosen).commit
     return citation.cite(citation.citation_of_package(reference.package, commit), style)
 
@@ -375,115 +428,6 @@ def cited_version(target: str) -> str:
     return target if result is None else f"{result.dataset.name}@{result.dataset.version}"
 
 
-def yanked(name: str, *, settings: Settings | None = None) -> tuple[str, str]:
-    """Return why a version should not be used any more, and that with what to use instead.
-
-    Both are empty when it may be used. A derived version shares the fate of the released one.
-
-    Raises
-    ------
-    NotFoundError
-        No such package, version or subset.
-    """
-    package = catalog.resolve(name, _settings(settings).home).package
-    released = package.version.partition("+")[0]
-    known = catalog.releases(package.name)
-    reason = next((each.yanked for each in known if each.version == released), "")
-    if not reason:
-        return "", ""
-    try:
-        cure = f"use {package.name}@{catalog.find_release(package.name).version}"
-    except NotFoundError:
-        cure = "no version of it is left to use"
-    return reason, f"{package.name}@{package.version}: yanked ({reason}); {cure}"
-
-
-def list_packages() -> list[dict[str, Any]]:
-    """Return one entry for each data package: its newest version, title, subsets and sizes.
-
-    ``note`` says what is the matter with a package that is damaged or wholly yanked, else nothing.
-    """
-    return [_listed(name) for name in catalog.package_names()]
-
-
-def _listed(name: str) -> dict[str, Any]:
-    try:
-        newest = catalog.releases(name)[-1]
-        try:
-            return {**_entry(catalog.find_release(name)), "note": ""}
-        except NotFoundError:
-            return {**_entry(newest), "note": f"every version is yanked: {newest.yanked}"}
-    except (ScibenchError, OSError, IndexError) as error:
-        problem = " ".join(str(error).split()) or "has no version"
-        unknown: dict[str, Any] = {"version": "", "title": "", "subsets": {}, "licenses": []}
-        note = f"damaged: {problem}; install scibench-data again"
-        return {"name": name, **unknown, "model": name in catalog.model_names(), "note": note}
-
-
-def _entry(release: Release) -> dict[str, Any]:
-    package = release.read()
-    return {
-        "name": package.name,
-        "version": package.version,
-        "title": package.title,
-        "subsets": {name: _subset(package, name) for name in package.subsets},
-        "licenses": [terms.name or terms.path for terms in package.licenses],
-        "model": package.name in catalog.model_names(),
-    }
-
-
-def _subset(package: DataPackage, name: str) -> dict[str, Any]:
-    resources = package.resources_of(name)
-    return {
-        "title": package.subsets[name].title,
-        "files": len(resources),
-        "bytes": sum(resource.bytes for resource in resources),
-        "simulated": package.subsets[name].recipe is not None,
-    }
-
-
-def info(name: str, *, settings: Settings | None = None) -> dict[str, Any]:
-    """Return what the descriptor says of a version, and what of it is on this disk."""
-    chosen = _settings(settings)
-    reference = catalog.resolve(name, chosen.home)
-    package, release = reference.package, reference.release
-    look = dataset.plan(reference, chosen)
-    commit = release.commit or (read_commit(look.folder) if look.built else "")
-    return {
-        **_entry(release),
-        "subset": reference.subset,
-        "description": package.description,
-        "released": package.released,
-        "yanked": release.yanked,
-        "commit": commit,
-        "swhid": swhid(commit) if commit else "",
-        "descriptor_sha256": package.digest,
-        "arrays": [dataclasses.asdict(array) for array in package.arrays],
-        "splits": dataclasses.asdict(package.splits) if package.splits else None,
-        "task": dataclasses.asdict(package.task) if package.task else None,
-        "sources": [dataclasses.asdict(source) for source in package.sources],
-        "files": [
-            {"path": r.path, "bytes": r.bytes, "sha256": r.sha256, "here": r not in look.missing}
-            for r in package.resources_of(reference.subset)
-        ],
-        "folder": str(look.folder) if look.built else "",
-    }
-
-
-def versions(name: str) -> list[dict[str, str]]:
-    """Return every released version of a package, oldest first."""
-    return [
-        {
-            "version": release.version,
-            "date": release.date,
-            "commit": release.commit,
-            "changes": release.changes,
-            "yanked": release.yanked,
-        }
-        for release in catalog.releases(name)
-    ]
-
-
 def remove(name: str, *, settings: Settings | None = None) -> int:
     """Delete a version's files from the cache and return the bytes freed; stores stay.
 
@@ -493,7 +437,7 @@ def remove(name: str, *, settings: Settings | None = None) -> int:
         The version is not in the cache.
     """
     chosen = _settings(settings)
-    return dataset.remove(catalog.resolve(name, chosen.home), chosen)
+    return dataset.remove(locking.resolve(name, chosen), chosen)
 
 
 def doctor(*, settings: Settings | None = None) -> "list[Finding]":

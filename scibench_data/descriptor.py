@@ -203,6 +203,11 @@ class DataPackage:
         return hashlib.sha256(self.text).hexdigest()
 
     @property
+    def published_as(self) -> str:
+        """The name in the descriptor; `name` is another where it was added by another one."""
+        return str(decode(self.text, self.name)["name"])
+
+    @property
     def default_subset(self) -> str:
         """``sample`` where there is one, else the first."""
         return "sample" if "sample" in self.subsets else next(iter(self.subsets))

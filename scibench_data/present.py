@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scibench_data.sources import parse_source
 from scibench_data.terminal import show, size, table
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def how_sure(data: "Dataset", fresh: int) -> str:
     """Say what the `fresh` checksums taken now were compared with, and what stands for the rest."""
     own = "+" in data.package.version  # nobody published this version: it was made here
     told = "as recorded" if own else "as published"
+    if data.unverified:
+        told = "as published or recorded"
     if fresh == len(data.resources):
         words = f"SHA-256 {told}" if own else f"every SHA-256 {told}"
     elif fresh:
@@ -77,6 +80,18 @@ def how_sure(data: "Dataset", fresh: int) -> str:
     else:
         words = "unchanged since its SHA-256 was checked"
     return f"made here, {words}" if own else words
+
+
+def unverified(data: "Dataset") -> None:
+    """Say which files' bytes nobody vouches for."""
+    if not data.unverified:
+        return
+    say(
+        f"unverified: {len(data.unverified)} of {len(data.resources)} files, whose publisher gives "
+        "no checksum; theirs are recorded here, and a change will be refused",
+        fg="yellow",
+    )
+    say(f"to pin them: scibench-data lock {data.reference}")
 
 
 def plan(found: "Plan", to: Path | None, reason: str, *, as_json: bool) -> None:
@@ -89,6 +104,7 @@ def plan(found: "Plan", to: Path | None, reason: str, *, as_json: bool) -> None:
             "to": str(to.absolute()) if to else "",
             "estimated": found.estimated,
             "files": found.files,
+            "exact": not found.about and not found.unsized,
             "missing": [] if found.estimated else [resource.path for resource in found.missing],
             "unsure": [resource.path for resource in found.unsure],
             "bytes": found.bytes,
@@ -99,15 +115,22 @@ def plan(found: "Plan", to: Path | None, reason: str, *, as_json: bool) -> None:
         }
         answer("plan", content)
         return
-    hosts = sorted({url.split("/")[2] for r in found.missing for url in r.urls})
-    source = "made here by its recipe" if package.subsets[subset].recipe else ", ".join(hosts)
-    about = "about " if found.estimated else ""
+    hosts = sorted({parse_source(text).host for r in found.missing for text in r.sources})
+    entry = package.subsets[subset]
+    source = "made here by its recipe" if entry.recipe else ", ".join(hosts)
+    if entry.listing and found.about:
+        source = f"{parse_source(entry.listing).host}, listed when it is got"
+    about = "about " if found.estimated or found.about or found.unsized else ""
     amount = f"{found.files:,} files, {size(found.bytes)}, {found.inodes:,} inodes"
     facts(
         [
             ("package", str(found.reference)),
             ("licence", ", ".join(terms.name or terms.path for terms in package.licenses)),
             ("to get", about + amount),
+            ("inodes", _cost(found.inodes) if found.files > MANY_FILES else ""),
+            ("unverified", _unpublished(found)),
+            ("terms", entry.terms),
+            ("needs", entry.needs),
             ("to check", f"{len(found.unsure)} files" if found.unsure else ""),
             ("from", source if found.files else "everything is here"),
             ("free", f"{size(found.free_bytes)}, {found.free_inodes:,} inodes"),
@@ -115,6 +138,22 @@ def plan(found: "Plan", to: Path | None, reason: str, *, as_json: bool) -> None:
             ("also to", str(to.absolute()) if to else ""),
         ]
     )
+
+
+MANY_FILES = 2000
+"""Above this a user is told what so many files cost."""
+
+
+def _cost(inodes: int) -> str:
+    return (
+        f"{inodes:,}: many small files cost inodes and time, and clusters have quotas of both; "
+        "--include takes some of them"
+    )
+
+
+def _unpublished(found: "Plan") -> str:
+    count = sum(not resource.published for resource in found.missing)
+    return f"{count:,} files have no published checksum" if count else ""
 
 
 # --- the other verbs ------------------------------------------------------------------------------
@@ -156,7 +195,7 @@ def packages(entries: Sequence[dict[str, Any]]) -> None:
         [
             entry["name"],
             entry["version"],
-            ", ".join(f"{name} {size(s['bytes'])}" for name, s in entry["subsets"].items()),
+            ", ".join(f"{name} {_size(s)}" for name, s in entry["subsets"].items()),
             ", ".join(entry["licenses"]),
             "; ".join(filter(None, [entry["title"], entry["note"]])),
         ]
@@ -172,7 +211,8 @@ def info(entry: dict[str, Any]) -> None:
     here = sum(file["here"] for file in entry["files"])
     split = entry["splits"] or {}
     parts = ", ".join(f"{name} {share:.0%}" for name, share in split.get("fractions", {}).items())
-    subsets = ", ".join(f"{n} ({size(s['bytes'])})" for n, s in entry["subsets"].items())
+    subsets = ", ".join(f"{n} ({_size(s)})" for n, s in entry["subsets"].items())
+    mine = entry["subsets"][entry["subset"]]
     facts(
         [
             ("package", f"{entry['name']}@{entry['version']}:{entry['subset']}"),
@@ -186,7 +226,12 @@ def info(entry: dict[str, Any]) -> None:
             ("task", task.get("description", "")),
             ("metric", task.get("metric", "")),
             ("split", f"by {split['group']}: {parts}" if split else ""),
-            ("here", f"{here} of {len(entry['files'])} files"),
+            ("files", f"{mine['files']:,}, {_size(mine)}"),
+            ("here", f"{here} of {mine['files']:,} files"),
+            ("from", ", ".join(_hosts(entry, mine))),
+            ("unverified", _without_checksum(mine)),
+            ("terms", mine["terms"]),
+            ("needs", mine["needs"]),
             ("folder", entry["folder"]),
         ]
     )
@@ -196,6 +241,27 @@ def info(entry: dict[str, Any]) -> None:
         for a in entry["arrays"]
     ]
     table(["array", "dtype", "axes", "unit", "what it is"], arrays)
+
+
+def _size(subset: dict[str, Any]) -> str:
+    """Word the size of a subset: what its publisher doesn't give is not made up."""
+    if subset["exact"]:
+        return size(subset["bytes"])
+    return f"about {size(subset['bytes'])}" if subset["bytes"] else "size not known"
+
+
+def _hosts(entry: dict[str, Any], subset: dict[str, Any]) -> list[str]:
+    if subset["simulated"]:
+        return ["its recipe, on this machine"]
+    texts = [text for file in entry["files"] for text in file["sources"]]
+    return sorted({parse_source(text).host for text in [*texts, subset["listing"]] if text})
+
+
+def _without_checksum(subset: dict[str, Any]) -> str:
+    if subset["listing"]:
+        return "its files have no published checksum, and are listed when they are got"
+    count = subset["unverified"]
+    return f"{count:,} files have no published checksum" if count else ""
 
 
 def describe(arrays: "xr.Dataset") -> dict[str, Any]:

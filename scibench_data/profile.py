@@ -148,7 +148,7 @@ def decode(text: bytes, subject: str) -> Any:
     raise DescriptorError(subject, [problem])
 
 
-_PROSE = {"description", "reason"}  # may have line breaks and tabs
+_PROSE = {"description", "reason", "delimiter"}  # may have line breaks and tabs
 _UNSAFE = re.compile(
     r"[^\t\n -~\xa0-\ud7ff\ue000-\U0010ffff]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )

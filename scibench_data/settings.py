@@ -2,8 +2,8 @@
 
 Order of precedence: argument or flag, environment, ``scibench.toml`` or ``[tool.scibench-data]`` of
 ``pyproject.toml`` in the working directory, the user's configuration, the default.
-Keys: ``home``, ``site``, ``offline``, ``jobs``, ``progress``, ``lock_timeout``,
-``connections``, ``mirrors``, ``allowed_hosts``. In the environment each is ``SCIBENCH_DATA_`` and its name in capitals.
+Keys: ``home``, ``site``, ``offline``, ``jobs``, ``progress``, ``lock_timeout``, ``connections``,
+``mirrors``, ``allowed_hosts``. In the environment: ``SCIBENCH_DATA_`` and the key in capitals.
 """
 
 import os

@@ -9,11 +9,15 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "scibench_data"
 
 ORDER = """
-errors progress durable exact provenance settings
-foreign profile descriptor catalog compute annex build transfer dataset placing derive seal
+errors progress durable usage exact provenance settings
+foreign sources profile descriptor catalog scanning stated tables about authoring compute annex
+build copying transfer guard answers web objectstore uploading archives events checking
+origins thirdparty adding fetching terms holdings dataset placing adopting derive seal listing
 digest shard staging manifest store
 loader metrics training result pictures run
-links verification citation diagnosis api terminal present cli __main__
+lockfile recorded locking moments comparing inventory cache assembling publishing bundling adoption
+links verification citation diagnosis browsing api
+terminal present options verbs verbs_own verbs_versions verbs_cache verbs_share cli __main__
 """.split()  # noqa: SIM905  (it reads as the chain does)
 
 
