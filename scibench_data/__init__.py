@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; `_ORIGINS` says the sam
         remove,
         torch,
         train,
+        train_all,
         verify,
     )
     from scibench_data.authoring import init
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; `_ORIGINS` says the sam
     from scibench_data.errors import ScibenchError
     from scibench_data.locking import lock
     from scibench_data.publishing import publish
+    from scibench_data.reporting import report
     from scibench_data.settings import Settings, load_settings
     from scibench_data.store import Layout
 
@@ -70,9 +72,11 @@ _ORIGINS = {
     "plan": "api",
     "publish": "publishing",
     "remove": "api",
+    "report": "reporting",
     "search": "browsing",
     "torch": "api",
     "train": "api",
+    "train_all": "api",
     "verify": "api",
     "versions": "browsing",
 }
@@ -106,9 +110,11 @@ __all__ = [
     "plan",
     "publish",
     "remove",
+    "report",
     "search",
     "torch",
     "train",
+    "train_all",
     "verify",
     "versions",
 ]

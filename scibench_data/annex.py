@@ -242,6 +242,8 @@ def fetch_all(place: str, folder: Path, reach: Reach) -> str:
     git("init", *new, cwd=folder)
     try:
         git(bare, "fetch", *quiet, "--", place, *refs, cwd=folder, reach=reach)
+        # the empty tree, with which every git-annex branch begins, does not come over dumb HTTP
+        git(bare, "hash-object", "-w", "-t", "tree", "--stdin", cwd=folder, stdin=b"")
         git(bare, "fsck", "--no-progress", "--no-dangling", cwd=folder)
         told = git(bare, "ls-remote", "--symref", "--", place, "HEAD", cwd=folder, reach=reach)
     except (SpaceError, RequirementError):

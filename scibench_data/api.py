@@ -356,6 +356,32 @@ def train(  # noqa: PLR0913  (the options of a verb)
     return run.train(data, materialized, options, progress)
 
 
+def train_all(
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    out: Path | str | None = None,
+    settings: Settings | None = None,
+    progress: Progress = SILENT,
+) -> "list[Run]":
+    """Train every reference model on its sample, one after the other; see `train`.
+
+    Parameters
+    ----------
+    out
+        Folder of the runs, one for each package in it, by default ``runs``.
+    """
+    runs = []
+    for name in catalog.model_names():
+        progress.say(f"train {name}")
+        folder = Path(out) / name if out else None
+        run = train(
+            name, seed=seed, device=device, out=folder, settings=settings, progress=progress
+        )
+        runs.append(run)
+    return runs
+
+
 def verify(
     target: str,
     *,

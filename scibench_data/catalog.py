@@ -453,6 +453,11 @@ def reader_digest(name: str) -> str:
     return digest_sources([package_folder(name) / "reader.py"])
 
 
+def model_folder(name: str) -> Path:
+    """Return the folder of a reference model, there or not."""
+    return _shipped("models") / name
+
+
 def model_digest(name: str) -> str:
     """Return the digest of a model's ``model.py``."""
-    return digest_sources([_shipped("models") / name / "model.py"])
+    return digest_sources([model_folder(name) / "model.py"])

@@ -13,12 +13,20 @@ from typing import Any, NoReturn
 
 import click
 
-from scibench_data import present, verbs, verbs_cache, verbs_own, verbs_share, verbs_versions
+from scibench_data import (
+    present,
+    verbs,
+    verbs_cache,
+    verbs_own,
+    verbs_results,
+    verbs_share,
+    verbs_versions,
+)
 from scibench_data.errors import DescriptorError, ScibenchError
 from scibench_data.terminal import show
 
 _SECTIONS = {
-    "The main job": ("get", "train", "verify", "cite", "lock"),
+    "The main job": ("get", "train", "report", "verify", "cite", "lock"),
     "Look around": ("list", "search", "info", "versions", "diff", "path"),
     "Work with arrays": ("materialize", "open"),
     "Your own data": ("init", "check", "add", "forget", "publish"),
@@ -58,7 +66,7 @@ for _command in (
     verbs.versions, verbs.path, verbs.materialize, verbs.open_, verbs.accept, verbs.remove,
     verbs.doctor, verbs_versions.diff, verbs_versions.lock, verbs_own.init, verbs_own.check,
     verbs_cache.cache, verbs_share.add, verbs_share.forget, verbs_share.publish,
-    verbs_share.bundle, verbs_share.adopt,
+    verbs_share.bundle, verbs_share.adopt, verbs_results.report,
 ):  # fmt: skip
     cli.add_command(_command)
 

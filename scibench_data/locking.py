@@ -258,6 +258,7 @@ def _keep_store(pin: Pin, known: Lock) -> Pin:
 def _pin(reference: Reference, settings: Settings, progress: Progress) -> tuple[Pin, list[str]]:
     """Pin a version; one with files of unknown bytes becomes a version of its own first."""
     notes: list[str] = []
+    reference = _listed(reference, settings)
     if why := reference.release.yanked:
         notes.append(f"{reference}: yanked ({why}); see scibench-data versions for another")
     files: tuple[FilePin, ...] = ()
@@ -287,6 +288,21 @@ def _pin(reference: Reference, settings: Settings, progress: Progress) -> tuple[
         files=files,
     )
     return pin, notes
+
+
+def _listed(reference: Reference, settings: Settings) -> Reference:
+    """Return the version with the files of a subset that only a listing knows."""
+    if not reference.package.subsets[reference.subset].listing:
+        return reference
+    from scibench_data import listing
+
+    if not listing.is_unlisted(reference):
+        return reference
+    found = listing.find_listed(reference, settings)
+    if found is None:
+        message = f"{reference}: its files were not listed here; run: scibench-data get {reference}"
+        raise NotFoundError(message)
+    return found
 
 
 def _released(reference: Reference, settings: Settings) -> DataPackage:

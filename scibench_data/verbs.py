@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from scibench_data.options import (
 )
 from scibench_data.progress import Progress
 from scibench_data.terminal import size, table
+
+if TYPE_CHECKING:
+    from scibench_data.run import Run
 
 _SEED = click.IntRange(0, 2**32 - 1)  # what torch and NumPy both take
 _STYLES = ("bibtex", "apa", "ris", "cff", "csl-json")
@@ -140,7 +143,8 @@ def _overrides(
 
 
 @click.command(short_help="Train the reference model and record the result.")
-@name_argument
+@click.argument("name", required=False, shell_complete=complete_name)
+@click.option("--all", "everything", is_flag=True, help="Every reference model, on its sample.")
 @click.option("--epochs", type=int, help="Passes over the training split.")
 @click.option("--batch-size", type=int, help="Samples in a batch.")
 @click.option("--seed", type=_SEED, default=0, show_default=True)
@@ -150,13 +154,13 @@ def _overrides(
               help="Another setting of the model.")  # fmt: skip
 @work_options
 def train(
-    name: str,
-    epochs: int | None,
-    batch_size: int | None,
+    name: str | None,
     seed: int,
     device: str | None,
     out: Path | None,
-    overrides: dict[str, str],
+    overrides: dict[str, Any],
+    *,
+    everything: bool,
     **options: Any,
 ) -> None:
     """Train the reference model of NAME and record what every number rests on.
@@ -164,9 +168,18 @@ def train(
     What is missing on the way is fetched and written first.
     """
     as_json, quiet, variant = options.pop("as_json"), options.pop("quiet"), simulated(options)
+    given = {key: options.pop(key) for key in ("epochs", "batch_size")}
     settings, progress = prepare(quiet=quiet or as_json, **options)
-    given = {"epochs": epochs, "batch_size": batch_size}
     chosen = overrides | {key: value for key, value in given.items() if value is not None}
+    if everything == bool(name) or (everything and (chosen or any(variant.values()))):
+        message = "expected NAME, or --all without NAME and without settings of one model"
+        raise click.UsageError(message)
+    if name is None:
+        runs = sbd.train_all(
+            seed=seed, device=device, out=out, settings=settings, progress=progress
+        )
+        _tell_all(runs, as_json=as_json, quiet=quiet)
+        return
     reason = warn_if_yanked(name)
     run = sbd.train(
         name, seed=seed, device=device, out=out, settings=settings, progress=progress,
@@ -179,6 +192,17 @@ def train(
     if not quiet:
         present.scores(run.result)
     present.path(run.path)
+
+
+def _tell_all(runs: "Sequence[Run]", *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        entries = [{"path": str(run.path), "result": run.result.to_json()} for run in runs]
+        present.answer("train-all", {"runs": entries})
+        return
+    for run in runs:
+        if not quiet:
+            present.scores(run.result)
+        present.path(run.path)
 
 
 @click.command(short_help="Check a dataset, a store or a result, link by link.")

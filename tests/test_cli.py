@@ -16,7 +16,7 @@ import pytest
 from chains import TINY, Chain
 
 import scibench_data as sbd
-from scibench_data import api, catalog, cli, durable, present
+from scibench_data import browsing, catalog, cli, durable, present
 from scibench_data.errors import UsageError
 
 
@@ -70,7 +70,7 @@ def test_json_is_one_object(chain: Chain) -> None:
     ("words", "code", "told"),
     [
         (("get", "cyroem"), 3, "did you mean 'cryoem'?"),
-        (("get", "cryoem@1.0.1"), 3, "did you mean '1.0.0'?"),
+        (("get", "cryoem@1.0.1"), 3, "did you mean '1.0.0' or"),
         (("get", "cryoem:sampel"), 3, "did you mean 'sample'?"),
         (("get", "../etc"), 2, "NAME[@VERSION][:SUBSET]"),
         (("get", "-rf"), 2, "-r"),
@@ -90,7 +90,7 @@ def test_json_is_one_object(chain: Chain) -> None:
         (("train", "cryoem", "--set", "learning_rate=nan"), 2, "learning_rate"),
         (("get", "cryoem", "--to", ""), 2, "expected a folder"),
         (("train", "cryoem", "--out", ""), 2, "expected a folder"),
-        (("get", "cryoem:experimental", "--scale", "10", "-n"), 2, "can't be scaled"),
+        (("get", "cryoem:experimental", "--scale", "10", "-n"), 2, "can't be made with --scale 10"),
     ],
 )
 def test_mistakes_get_a_message_and_a_code(
@@ -156,7 +156,7 @@ def test_dry_run_changes_nothing(tmp_path: Path) -> None:
 
 def test_dry_run_of_another_size_is_an_estimate(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    words = ("get", "cryoem", "--dry-run", "--to", "out")
+    words = ("get", "cryoem@1.0.0", "--dry-run", "--to", "out")
     released = json.loads(_run(*words, "--json", home=home).stdout)
     doubled = json.loads(_run(*words, "--json", "--scale", "10240", home=home).stdout)
 
@@ -172,7 +172,7 @@ def test_dry_run_of_another_size_is_an_estimate(tmp_path: Path) -> None:
 
 
 def test_dry_run_of_what_was_derived_is_exact(chain: Chain) -> None:
-    words = ("get", "cryoem", "--dry-run", "--scale", "640", "--json")
+    words = ("get", "cryoem@1.0.0", "--dry-run", "--scale", "640", "--json")
     plan = json.loads(_run(*words, home=chain.settings.home).stdout)
 
     assert plan["name"] == f"{TINY}:sample"
@@ -199,7 +199,9 @@ def test_get_says_how_sure_it_is(chain: Chain) -> None:
     ],
 )
 def test_only_a_published_version_is_as_published(fresh: int, told: str) -> None:
-    data: Any = SimpleNamespace(package=SimpleNamespace(version="1.0.0"), resources=(1, 2, 3))
+    data: Any = SimpleNamespace(
+        package=SimpleNamespace(version="1.0.0"), resources=(1, 2, 3), unverified=()
+    )
 
     assert present.how_sure(data, fresh) == told
 
@@ -239,7 +241,7 @@ def test_completion_offers_packages(tmp_path: Path) -> None:
 def test_help_is_short_and_shows_the_main_job_first(tmp_path: Path) -> None:
     told = _run("--help", home=tmp_path / "h").stdout
 
-    assert len(told.splitlines()) < 45
+    assert len(told.splitlines()) < 55
     assert told.index("get ") < told.index("train ") < told.index("verify ") < told.index("list ")
 
 
@@ -298,10 +300,13 @@ def call(
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the shipped packages, to be changed."""
+    """A copy of one shipped package with its first version, to be changed."""
     shelf = tmp_path / "shelf"
     shipped = catalog._shipped
-    shutil.copytree(shipped("datapackages"), shelf)
+    shutil.copytree(shipped("datapackages") / "cryoem", shelf / "cryoem")
+    shutil.rmtree(shelf / "cryoem" / "1.1.0")
+    path = shelf / "cryoem" / "releases.json"
+    path.write_text(json.dumps({"releases": json.loads(path.read_bytes())["releases"][:1]}))
     monkeypatch.setattr(
         catalog, "_shipped", lambda kind: shelf if kind == "datapackages" else shipped(kind)
     )
@@ -392,7 +397,7 @@ def test_an_error_that_nobody_expected_is_one_line(
         message = "no\nsuch luck"
         raise ZeroDivisionError(message)
 
-    monkeypatch.setattr(api, "list_packages", explode)
+    monkeypatch.setattr(browsing, "list_packages", explode)
 
     code, out, told = call("list")
     assert (code, out) == (1, "")

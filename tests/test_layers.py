@@ -14,10 +14,11 @@ foreign sources profile descriptor catalog scanning stated tables about authorin
 build copying transfer guard answers web objectstore uploading archives events checking
 origins thirdparty adding fetching terms holdings dataset placing adopting derive seal listing
 digest shard staging manifest store
-loader metrics training result pictures run
+loader metrics training result pictures reporting run
 lockfile recorded locking moments comparing inventory cache assembling publishing bundling adoption
 links verification citation diagnosis browsing api
-terminal present options verbs verbs_own verbs_versions verbs_cache verbs_share cli __main__
+terminal present options
+verbs verbs_own verbs_versions verbs_cache verbs_share verbs_results cli __main__
 """.split()  # noqa: SIM905  (it reads as the chain does)
 
 
