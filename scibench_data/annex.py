@@ -147,7 +147,7 @@ def _identity(reach: Reach) -> dict[str, str]:
 
 
 def _environment(reach: Reach = HTTPS) -> dict[str, str]:
-    folders = [str(find_program(name).parent) for name in ("git", "git-annex", PROGRAM)]
+    folders = [str(find_program(name).parent) for name in (PROGRAM, "git", "git-annex")]
     who = "scibench-data"
     return {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},

@@ -20,6 +20,7 @@ def _expected() -> set[str]:
             "*/README.md",
             "*/releases.json",
             "*/*/datapackage.json",
+            "*/*/*/manifest.csv",
         ),
         "models": ("*.py", "*/*.py", "*/README.md", "*/results/*.json"),
     }.items():
