@@ -66,7 +66,7 @@ def test_the_commit_does_not_depend_on_the_user(
 
 
 def test_each_version_is_the_child_of_the_one_before(tmp_path: Path) -> None:
-    first = catalog.find_release("cryoem").read()
+    first = catalog.find_release("cryoem", "1.0.0").read()
     tree = json.loads(first.text)
     tree["version"] = "1.0.1"
     second = parse(json.dumps(tree).encode(), "1.0.1")
@@ -413,7 +413,7 @@ def test_a_copied_cache_that_can_not_be_written_is_used(
 
     monkeypatch.setattr(durable, "lock", refuse)
     monkeypatch.setattr(durable, "write_whole", refuse)
-    monkeypatch.setattr(dataset, "refuse_full", refuse)
+    monkeypatch.setattr(holdings, "refuse_full", refuse)
 
     assert sbd.get(TINY, settings=chain.settings).path.is_dir()
 
@@ -553,7 +553,7 @@ def test_a_recipe_that_gives_other_bytes_is_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What git-annex makes of a wrong recipe is never accepted."""
-    release = catalog.find_release("cryoem")
+    release = catalog.find_release("cryoem", "1.0.0")
     tree = json.loads(release.read().text)
     star = next(r for r in tree["resources"] if r["path"].endswith(".star"))
     tree["resources"] = [{**star, "hash": f"sha256:{'0' * 64}"}]
@@ -561,7 +561,7 @@ def test_a_recipe_that_gives_other_bytes_is_refused(
     package = parse(json.dumps(tree).encode(), "forged")
     unpinned = dataclasses.replace(release, commit="")
     reference = catalog.Reference(release=unpinned, package=package, subset="sample")
-    monkeypatch.setattr(dataset, "history", lambda _release: [package])
+    monkeypatch.setattr(dataset, "history", lambda *_: [package])
 
     with pytest.raises(IntegrityError, match="other bytes than were published"):
         dataset.get(reference, settings)
@@ -615,7 +615,7 @@ def test_what_is_needed_has_a_margin(chain: Chain, monkeypatch: pytest.MonkeyPat
     star = chain.object("sample/particles.star")
     size = star.stat().st_size
     star.unlink()
-    monkeypatch.setattr(dataset, "_free", lambda _place: (size, 1 << 62))
+    monkeypatch.setattr(holdings, "_free", lambda _place: (size, 1 << 62))
 
     with pytest.raises(SpaceError, match=rf"bytes to write, {size:,} free"):
         sbd.get(TINY, settings=chain.settings)
