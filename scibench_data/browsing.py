@@ -118,6 +118,7 @@ def _subset(package: DataPackage, name: str) -> dict[str, Any]:
     about = {} if resources else subset.about
     return {
         "title": subset.title,
+        "description": subset.description,
         "files": about.get("files", len(resources)),
         "bytes": about.get("bytes", sum(resource.bytes for resource in resources)),
         "exact": bool(resources) and all(resource.exact for resource in resources),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from scibench_data.api import Dataset, Plan
+    from scibench_data.descriptor import DataPackage
     from scibench_data.result import Result
     from scibench_data.verification import Report
 
@@ -94,6 +95,16 @@ def unverified(data: "Dataset") -> None:
     say(f"to pin them: scibench-data lock {data.reference}")
 
 
+def licence(package: "DataPackage", subset: str) -> str:
+    """Word the licence: the package's is not that of data which others published."""
+    named = ", ".join(terms.name or terms.path for terms in package.licenses)
+    simulated = any(each.recipe for each in package.subsets.values())
+    if simulated and package.subsets[subset].recipe is None:
+        name = f"{package.name}@{package.version}:{subset}"
+        return f"that of its publisher, see scibench-data info {name} (the package's is {named})"
+    return named
+
+
 def plan(found: "Plan", to: Path | None, reason: str, *, as_json: bool) -> None:
     """Print what `get` would do; `reason` says why the version was yanked, if it was."""
     package, subset = found.reference.package, found.reference.subset
@@ -122,17 +133,19 @@ def plan(found: "Plan", to: Path | None, reason: str, *, as_json: bool) -> None:
         source = f"{parse_source(entry.listing).host}, listed when it is got"
     about = "about " if found.estimated or found.about or found.unsized else ""
     amount = f"{found.files:,} files, {size(found.bytes)}, {found.inodes:,} inodes"
+    if found.about and "files" not in found.about:
+        amount = f"{size(found.bytes)}, in files that nobody counted yet"
     facts(
         [
             ("package", str(found.reference)),
-            ("licence", ", ".join(terms.name or terms.path for terms in package.licenses)),
+            ("licence", licence(package, subset)),
             ("to get", about + amount),
             ("inodes", _cost(found.inodes) if found.files > MANY_FILES else ""),
             ("unverified", _unpublished(found)),
             ("terms", entry.terms),
             ("needs", entry.needs),
             ("to check", f"{len(found.unsure)} files" if found.unsure else ""),
-            ("from", source if found.files else "everything is here"),
+            ("from", source if found.files or found.about else "everything is here"),
             ("free", f"{size(found.free_bytes)}, {found.free_inodes:,} inodes"),
             ("folder", str(found.folder)),
             ("also to", str(to.absolute()) if to else ""),
@@ -217,11 +230,12 @@ def info(entry: dict[str, Any]) -> None:
         [
             ("package", f"{entry['name']}@{entry['version']}:{entry['subset']}"),
             ("title", entry["title"]),
+            ("subset", f"{mine['title']}: {mine['description']}".removesuffix(": ")),
             ("released", entry["released"]),
             ("yanked", entry["yanked"]),
             ("commit", entry["commit"]),
             ("swhid", entry["swhid"]),
-            ("licence", ", ".join(entry["licenses"])),
+            ("licence", ", ".join(entry["licenses"]) + _not_of(entry, mine)),
             ("subsets", subsets),
             ("task", task.get("description", "")),
             ("metric", task.get("metric", "")),
@@ -248,6 +262,13 @@ def _size(subset: dict[str, Any]) -> str:
     if subset["exact"]:
         return size(subset["bytes"])
     return f"about {size(subset['bytes'])}" if subset["bytes"] else "size not known"
+
+
+def _not_of(entry: dict[str, Any], subset: dict[str, Any]) -> str:
+    """Say that the package's licence is not that of a subset which others published."""
+    simulated = any(each["simulated"] for each in entry["subsets"].values())
+    theirs = simulated and not subset["simulated"]
+    return " is the package's; this subset has that of its publisher" if theirs else ""
 
 
 def _hosts(entry: dict[str, Any], subset: dict[str, Any]) -> list[str]:

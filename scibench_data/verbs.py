@@ -101,7 +101,7 @@ def get(
         )
         present.say(present.how_sure(data, fresh), fg="green")
         present.say(f"commit   {data.commit}\nswhid    {data.swhid}")
-        present.say(f"licence  {', '.join(licences)}")
+        present.say(f"licence  {present.licence(data.package, data.subset)}")
         present.unverified(data)
     present.path(folder)
 
