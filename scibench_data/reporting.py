@@ -17,6 +17,7 @@ from scibench_data.result import Result, read_result
 from scibench_data.settings import Settings, load_settings
 
 RESULT = "result.json"
+_BASELINE, _CEILING = "baseline", "ceiling"  # how titles begin; others are of another split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +74,13 @@ class Row:
 
     @property
     def baseline(self) -> Score | None:
-        """The strongest baseline: the one with the best mean."""
-        return next((each for each in self.others if "baseline" in each.title), None)
+        """The strongest baseline of the task's own split: the one with the best mean."""
+        return next((each for each in self.others if each.title.startswith(_BASELINE)), None)
 
     @property
     def ceiling(self) -> Score | None:
         """What could be reached at most, where somebody computed it."""
-        return next((each for each in self.others if "ceiling" in each.title), None)
+        return next((each for each in self.others if each.title.startswith(_CEILING)), None)
 
     @property
     def ahead(self) -> str:
@@ -265,7 +266,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(9, 0.5 + 0.85 * len(rows)), layout="constrained")
     for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         for other in row.others:
-            ceiling = "ceiling" in other.title
+            if not other.title.startswith((_BASELINE, _CEILING)):
+                continue
+            ceiling = other.title.startswith(_CEILING)
             colour = "#228833" if ceiling else "#ee6677"
             axes.axvline(other.mean, color=colour, lw=2 if other is row.baseline else 1,
                          ls="-" if ceiling or other is row.baseline else ":")  # fmt: skip
