@@ -172,7 +172,7 @@ def test_another_name_leaves_bytes_and_commit_as_they_are(
 
     assert data.commit == published.commit
     assert data.folder == other.home / "datasets/theirs/1.0.0"
-    assert catalog.package_names(other.home)[-2:] == ["mini", "theirs"]
+    assert {"mini", "theirs"} <= set(catalog.package_names(other.home))
     assert add(tmp_path / "site", name="theirs", settings=other).versions == ()
 
 
