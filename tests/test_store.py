@@ -774,6 +774,9 @@ class _Report:
         self.update(0, total, unit)
         yield self
 
+    def say(self, text: str) -> None:
+        """Take what a person would be told."""
+
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         with self._lock:
             self.said.append((self._label, done, total, note))
