@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from chains import Chain
 from scibench_data.settings import Settings, load_settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
+# a shell starts what runs in the background deaf to it, and so would be all that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 
