@@ -54,8 +54,11 @@ class Dataset(dataset.Dataset):
 
         _check_whole("seed", seed, 0, MAX_SEED)
         loader.check_batch_size(batch_size)  # before anything is written
+        loader.import_torch()
+        from scibench_data.batches import Batches
+
         source = run.open_source(self.package, self.open())
-        return loader.torch_dataset(source, split, batch_size, seed=seed)
+        return Batches(source, split, batch_size, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

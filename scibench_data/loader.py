@@ -1,19 +1,19 @@
-"""From a store to batches: splits and order are integers first, reading comes after.
+"""From a store to batches: what is read how, and in which order.
 
-`split` and `epoch_plan` touch no data and can be tested in microseconds; `Source` turns their
-integers into torch tensors, a window of whole Dask blocks at a time, with no work per sample.
+Small arrays are held in memory. Of a store's uncompressed arrays exactly the rows of a batch are
+read, in any order; packed chunks and blocks of a Dask graph are read whole, a window of them at a
+time. No work is done per sample.
 """
 
-import hashlib
+import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
-from dask.base import compute
 
 from scibench_data.descriptor import SplitRule
 from scibench_data.errors import (
@@ -23,114 +23,20 @@ from scibench_data.errors import (
     UsageError,
     did_you_mean,
 )
-from scibench_data.provenance import digest
+from scibench_data.reading import Blocks, Buffers, Chunks, Field, Intake, Reader, Resident, Rows
+from scibench_data.sampling import Indices, Order, Plan, Reading, Shuffle, plan, split
+from scibench_data.stored import Stored
 
 if TYPE_CHECKING:
     import torch
 
-Indices = npt.NDArray[np.int64]
-WINDOW_BYTES = 256 * 2**20
-"""How much is held for shuffling: a split below this size is shuffled uniformly. [B]"""
-
-
-def split(groups: npt.NDArray[Any], rule: SplitRule) -> dict[str, Indices]:
-    """Divide samples so that samples of one group stay together.
-
-    Groups are ordered by the SHA-256 of ``"<seed>:<group>"`` and cut at the cumulative fractions:
-    no random generator is involved, so the split is the same everywhere and for ever, and a group
-    keeps its place in the order when others are added. Where the rule says that the data give the
-    split, the groups' values are taken at their word.
-
-    Parameters
-    ----------
-    groups
-        The group of each sample, shape (n,).
-
-    Returns
-    -------
-    dict
-        Split name -> increasing sample indices; disjoint, and together all samples, but for those
-        that a given split leaves out.
-
-    Examples
-    --------
-    >>> rule = SplitRule(group="g", fractions={"train": 0.5, "test": 0.5}, seed=0, reason="")
-    >>> {name: part.tolist() for name, part in split(np.array([7, 7, 8, 8]), rule).items()}
-    {'train': [0, 1], 'test': [2, 3]}
-    """
-    if rule.given:
-        return {name: np.flatnonzero(groups == i) for i, name in enumerate(rule.given)}
-    labels, member = np.unique(groups, return_inverse=True)
-    places = [hashlib.sha256(f"{rule.seed}:{label}".encode()).digest() for label in labels.tolist()]
-    order = sorted(range(len(labels)), key=places.__getitem__)
-    rank = np.empty(len(labels), np.int64)
-    rank[order] = np.arange(len(labels))
-    shares = np.cumsum(list(rule.fractions.values()))
-    ends = np.rint(shares * len(labels)).astype(np.int64)
-    part = np.searchsorted(ends, rank, side="right")
-    return {
-        name: np.flatnonzero(part[member] == number).astype(np.int64)
-        for number, name in enumerate(rule.fractions)
-    }
-
-
-def split_digest(splits: Mapping[str, Indices]) -> str:
-    """Return the SHA-256 over names and indices of all parts."""
-    return digest(
-        {
-            name: hashlib.sha256(np.ascontiguousarray(part, "<i8").tobytes()).hexdigest()
-            for name, part in splits.items()
-        }
-    )
-
-
-@dataclass(frozen=True)
-class Window:
-    """What is read at once, and the batches cut from it.
-
-    Attributes
-    ----------
-    blocks
-        Numbers of the blocks to read, in this order.
-    rows
-        Rows of the read blocks that belong to the split, in the order of the batches.
-    """
-
-    blocks: tuple[int, ...]
-    rows: Indices
-
-
-def epoch_plan(
-    indices: Indices,
-    block_rows: int,
-    window_blocks: int,
-    rng: np.random.Generator | None,
-) -> Iterator[Window]:
-    """Plan one pass over `indices`: which blocks, and which of their rows in which order.
-
-    Parameters
-    ----------
-    indices
-        Samples of the split, increasing.
-    block_rows
-        Samples in a block (the last may be shorter).
-    window_blocks
-        Blocks held at once; the shuffle is uniform within a window, and over everything when one
-        window holds all blocks.
-    rng
-        Gives the order; None keeps the stored order.
-    """
-    blocks = np.unique(indices // block_rows)
-    if rng is not None:
-        blocks = rng.permutation(blocks)
-    for start in range(0, len(blocks), window_blocks):
-        chosen = blocks[start : start + window_blocks]
-        rows = []
-        for position, block in enumerate(chosen.tolist()):
-            first, last = np.searchsorted(indices, [block * block_rows, (block + 1) * block_rows])
-            rows.append(indices[first:last] - block * block_rows + position * block_rows)
-        together = np.concatenate(rows)
-        yield Window(tuple(chosen.tolist()), together if rng is None else rng.permutation(together))
+RESIDENT_BYTES = 128 << 20
+"""How much of a dataset's arrays is held in memory, the smallest first. [B]"""
+MIXED_BYTES = 64 << 20
+"""What is mixed at once where blocks are shuffled; another such window is read meanwhile. [B]"""
+READ_BYTES = 4 << 20
+"""What is read at once where any row can be read. [B]"""
+THREADS = 4  # more of them only wait for the memory [1]
 
 
 class Data(Protocol):
@@ -157,14 +63,22 @@ class Source:
     Attributes
     ----------
     dataset
-        Lazy arrays as a store gives them; the first axis of every named array counts samples.
+        Lazy arrays as a store gives them, or a Dask graph over them: transforms run block by block
+        while the batches before are used. The first axis of every named array counts samples.
     names
         Arrays and coordinates that a batch holds.
+    spans
+        Array -> rows of it in a sample. A sample of position i has rows i to i + n - 1, so that
+        windows of a time series need no copy of it; splits then hold the windows' first rows. [1]
+    pinned
+        Batches lie where a GPU can copy them from without waiting.
     """
 
     dataset: xr.Dataset
     splits: Mapping[str, Indices]
     names: tuple[str, ...]
+    spans: Mapping[str, int] = field(default_factory=dict)
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.names if name not in self.dataset.variables]
@@ -172,45 +86,126 @@ class Source:
             here = ", ".join(map(str, self.dataset.variables))
             message = f"arrays {unknown}: not in the store, which has {here}; correct the task"
             raise IntegrityError(message)
+        for name, span in self.spans.items():
+            last = max((int(part[-1]) for part in self.splits.values() if len(part)), default=-1)
+            if name not in self.names or last + span > self.dataset[name].shape[0]:
+                message = (
+                    f"span of {name!r}: no {span} rows from sample {last} on; "
+                    "correct spans or splits"
+                )
+                raise UsageError(message)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what is held in memory: another process reads its own."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
     @property
     def sample_dim(self) -> str:
         """The axis that counts samples."""
         return str(self.dataset[self.names[0]].dims[0])
 
-    def _indices(self, name: str) -> Indices:
+    def indices(self, name: str) -> Indices:
+        """Return the samples of a split.
+
+        Raises
+        ------
+        NotFoundError
+            No such split.
+        """
         if name not in self.splits:
             message = f"no split named {name!r}; {did_you_mean(name, self.splits)}"
             raise NotFoundError(message)
         return self.splits[name]
 
-    def _blocks(self) -> tuple[dict[str, Any], int, int]:
-        """Return the arrays cut alike, the rows of a block, and the blocks of a window."""
-        chunked = {name: self.dataset[name] for name in self.names}
-        sizes = [
-            array.chunks[0][0] for array in chunked.values() if array.chunks and array.ndim > 1
-        ]
-        samples = self.dataset.sizes[self.sample_dim]
-        rows = int(sizes[0]) if sizes else samples
-        arrays = {
-            name: array.chunk({self.sample_dim: rows}).data for name, array in chunked.items()
+    @cached_property
+    def _fields(self) -> dict[str, Field]:
+        arrays = {name: self.dataset.variables[name] for name in self.names}
+        return {
+            name: Field(span=self.spans.get(name, 1), row=array.shape[1:], dtype=array.dtype)
+            for name, array in arrays.items()
         }
-        row_bytes = sum(array.nbytes for array in arrays.values()) / max(samples, 1)
-        return arrays, rows, max(1, int(WINDOW_BYTES / max(rows * row_bytes, 1)))
+
+    @cached_property
+    def _readers(self) -> list[Reader]:
+        """Choose how each array is read: held, by rows, by chunks or through its graph."""
+        readers: list[Reader] = []
+        held: dict[int, dict[str, Any]] = {}
+        graphs: dict[int, dict[str, Any]] = {}
+        room = RESIDENT_BYTES
+        for name in sorted(self.names, key=lambda name: self.dataset.variables[name].nbytes):
+            variable, span = self.dataset.variables[name], self._fields[name].span
+            room -= variable.nbytes
+            if room >= 0 or not variable.chunks:
+                held.setdefault(span, {})[name] = variable
+            elif stored := stored_of(variable):
+                readers.append((Rows if stored.codec == "none" else Chunks)(name, stored))
+            else:
+                graphs.setdefault(span, {})[name] = variable.data
+        readers += [Resident(_load(variables)) for variables in held.values()]
+        return readers + [Blocks(arrays) for arrays in graphs.values()]
+
+    @cached_property
+    def _intake(self) -> Intake:
+        light = all(isinstance(reader, Resident) for reader in self._readers)
+        rows = all(reader.block == 1 for reader in self._readers)
+        return Intake(
+            readers=self._readers,
+            fields=self._fields,
+            threads=0 if light else 1 if rows else min(THREADS, len(os.sched_getaffinity(0))),
+            buffers=Buffers(pinned=self.pinned),
+        )
+
+    def plan(self, split: str, batch_size: int, **order: Unpack[Order]) -> Plan:
+        """Plan one pass over a split, or one rank's share of it.
+
+        A block shuffle mixes `MIXED_BYTES` at a time.
+
+        Raises
+        ------
+        NotFoundError
+            No such split.
+        UsageError
+            `batch_size` is not a number above zero, or `shuffle` not what this store can do.
+        """
+        check_batch_size(batch_size)
+        block = max(reader.block for reader in self._readers)
+        sample = sum(math.prod(f.shape(1)) * f.dtype.itemsize for f in self._fields.values())
+        kind = _kind(order.get("shuffle", False), block)
+        window = (READ_BYTES if block == 1 and kind != "block" else MIXED_BYTES) // max(sample, 1)
+        return plan(
+            self.indices(split),
+            Reading(block=block, window=max(window // batch_size, 1) * batch_size),
+            shuffle=kind,
+            rng=np.random.default_rng([order.get("seed", 0), order.get("epoch", 0)]),
+            rank=order.get("rank", 0),
+            ranks=order.get("ranks", 1),
+        )
+
+    def read(self, plan: Plan, batch_size: int) -> Iterator["dict[str, torch.Tensor]"]:
+        """Read what was planned with this batch size; see `batches`."""
+        import_torch()
+        return self._intake.batches(plan, batch_size)
 
     def batches(
-        self, split: str, batch_size: int, *, shuffle: bool = False, seed: int = 0, epoch: int = 0
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        shuffle: bool | Shuffle = False,
+        seed: int = 0,
+        epoch: int = 0,
     ) -> Iterator["dict[str, torch.Tensor]"]:
         """Iterate once over a split.
 
-        The next window is read while this one is consumed. The order follows from `seed` and
-        `epoch` alone.
+        What comes next is read while a batch is used. The order follows from `seed` and `epoch`
+        alone; `scibench_data.sampling.Order` has the kinds of `shuffle`.
 
         Yields
         ------
         dict
             Name -> tensor, first axis at most `batch_size`, dtypes as stored; ``index`` holds the
-            samples' positions in the dataset. The last batch may be shorter.
+            samples' positions in the dataset. Tensors are yours to keep or change. The last batch
+            may be shorter.
 
         Raises
         ------
@@ -219,62 +214,34 @@ class Source:
         UsageError
             `batch_size` is not a number above zero.
         """
-        check_batch_size(batch_size)
-        arrays, rows, window_blocks = self._blocks()
-        samples = self.dataset.sizes[self.sample_dim]
-        rng = np.random.default_rng([seed, epoch]) if shuffle else None
-        plan = epoch_plan(self._indices(split), rows, window_blocks, rng)
-        pieces = _read_ahead(plan, arrays, rows, samples)
-        yield from _cut(pieces, batch_size)
+        planned = self.plan(split, batch_size, shuffle=shuffle, seed=seed, epoch=epoch)
+        return self.read(planned, batch_size)
 
 
-def _read(window: Window, arrays: Mapping[str, Any], rows: int, samples: int) -> dict[str, Any]:
-    """Read a window's blocks with Dask and gather its rows."""
-    parts = [[array.blocks[block] for block in window.blocks] for array in arrays.values()]
-    read = compute(parts, scheduler="threads")[0]
-    positions = [np.arange(b * rows, min((b + 1) * rows, samples)) for b in window.blocks]
-    starts = np.cumsum([0, *map(len, positions)])[:-1]
-    # only the last block of the array may be short: rows count as if all were whole
-    local = starts[window.rows // rows] + window.rows % rows
-    piece = {
-        name: np.concatenate(blocks)[local] if len(blocks) > 1 else blocks[0][local]
-        for name, blocks in zip(arrays, read, strict=True)
-    }
-    return piece | {"index": np.concatenate(positions)[local].astype(np.int64)}
+def _kind(shuffle: bool | Shuffle, block: int) -> Shuffle | None:
+    if isinstance(shuffle, bool):
+        best: Shuffle = "uniform" if block == 1 else "block"
+        return best if shuffle else None
+    if shuffle not in {"uniform", "block"} or (shuffle == "uniform" and block > 1):
+        message = (
+            f"shuffle={shuffle!r}: expected True, False, 'block' or, for an uncompressed store "
+            "without transforms, 'uniform'; choose one of them"
+        )
+        raise UsageError(message)
+    return shuffle
 
 
-def _read_ahead(
-    plan: Iterator[Window], arrays: Mapping[str, Any], rows: int, samples: int
-) -> Iterator[dict[str, Any]]:
-    with ThreadPoolExecutor(1) as reader:
-        upcoming = None
-        for window in plan:
-            following = reader.submit(_read, window, arrays, rows, samples)
-            if upcoming is not None:
-                yield upcoming.result()
-            upcoming = following
-        if upcoming is not None:
-            yield upcoming.result()
+def stored_of(variable: xr.Variable) -> Stored | None:
+    """Return the stored array that a variable is, whole and as it is; None for anything else."""
+    stored = variable.encoding.get("stored")
+    same = isinstance(stored, Stored) and stored.name == getattr(variable.data, "name", None)
+    return stored if same else None
 
 
-def _cut(pieces: Iterator[dict[str, Any]], batch_size: int) -> Iterator["dict[str, torch.Tensor]"]:
-    """Cut windows into batches; what is left of one window begins the next batch."""
-    torch = import_torch()
-    rest: dict[str, Any] = {}
-    for piece in pieces:
-        pool = {
-            name: np.concatenate([rest[name], values]) if rest else values
-            for name, values in piece.items()
-        }
-        whole = len(pool["index"]) // batch_size * batch_size
-        for start in range(0, whole, batch_size):
-            yield {
-                name: torch.from_numpy(values[start : start + batch_size])
-                for name, values in pool.items()
-            }
-        rest = {name: values[whole:] for name, values in pool.items()}
-    if rest and len(rest["index"]):
-        yield {name: torch.from_numpy(values) for name, values in rest.items()}
+def _load(variables: Mapping[str, xr.Variable]) -> dict[str, Any]:
+    """Read arrays into memory, those behind one graph together."""
+    loaded = xr.Dataset(dict(variables)).compute(scheduler="threads").variables
+    return {name: np.ascontiguousarray(loaded[name].values) for name in variables}
 
 
 def check_batch_size(batch_size: Any) -> None:
@@ -325,44 +292,3 @@ def make_source(dataset: xr.Dataset, rule: SplitRule, names: tuple[str, ...]) ->
         )
         raise UsageError(message)
     return Source(dataset=dataset, splits=splits, names=names)
-
-
-def torch_dataset(source: Source, split: str, batch_size: int, *, seed: int = 0) -> Any:
-    """Return a `torch.utils.data.IterableDataset` of whole batches.
-
-    Pass it to a DataLoader with ``batch_size=None``, or iterate over it. ``train`` is shuffled
-    anew in every epoch; call ``set_epoch(n)`` to choose the epoch. In a DataLoader each worker
-    gives its share of the batches.
-
-    Raises
-    ------
-    NotFoundError
-        No such split.
-    UsageError
-        `batch_size` is not a number above zero.
-    """
-    check_batch_size(batch_size)  # fail now, not in a worker
-    import_torch()
-    from torch.utils.data import IterableDataset, get_worker_info
-
-    source._indices(split)  # noqa: SLF001  (the same)
-
-    class Batches(IterableDataset["dict[str, torch.Tensor]"]):
-        """Whole batches of one split."""
-
-        epoch = 0
-
-        def set_epoch(self, epoch: int) -> None:
-            """Choose the epoch whose order the next iteration has."""
-            self.epoch = epoch
-
-        def __iter__(self) -> Iterator["dict[str, torch.Tensor]"]:
-            worker = get_worker_info()
-            number, of = (worker.id, worker.num_workers) if worker else (0, 1)
-            batches = source.batches(
-                split, batch_size, shuffle=split == "train", seed=seed, epoch=self.epoch
-            )
-            self.epoch += 1
-            yield from (batch for i, batch in enumerate(batches) if i % of == number)
-
-    return Batches()

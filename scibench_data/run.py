@@ -16,7 +16,7 @@ from scibench_data.catalog import Reference
 from scibench_data.dataset import Dataset
 from scibench_data.descriptor import DataPackage, Task
 from scibench_data.errors import IntegrityError, RequirementError, UsageError
-from scibench_data.loader import Source, make_source, split_digest
+from scibench_data.loader import Source, make_source
 from scibench_data.progress import SILENT, Progress
 from scibench_data.result import (
     Checkpoint,
@@ -32,6 +32,7 @@ from scibench_data.result import (
     read_result,
     write_result,
 )
+from scibench_data.sampling import split_digest
 from scibench_data.settings import Settings
 from scibench_data.store import Layout, Store
 

@@ -39,8 +39,17 @@ from scibench_data.manifest import (
     write_manifest,
 )
 from scibench_data.progress import SILENT, Progress, Task
-from scibench_data.shard import Grid, Layout, Written, plan_grid, write_metadata, write_shard
+from scibench_data.shard import (
+    Grid,
+    Layout,
+    Written,
+    codec_name,
+    plan_grid,
+    write_metadata,
+    write_shard,
+)
 from scibench_data.staging import Staging, set_aside
+from scibench_data.stored import open_stored
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -75,6 +84,8 @@ class Store:
         SHA-256 of the manifest, and so of the bytes on this disk.
     bytes
         Size of the group's files. [B]
+    arrays
+        How each array lies in its files, as `scibench_data.shard.Grid` has it: the layout chosen.
     verified
         ``"hashed"``: every byte was hashed now; ``"stamps"``: some files look as they did when they
         were last hashed, and were not hashed again.
@@ -87,6 +98,7 @@ class Store:
     manifest_digest: str
     bytes: int
     verified: Literal["hashed", "stamps"]
+    arrays: Mapping[str, Any]
 
 
 def read_store(folder: Path, *, progress: Progress = SILENT) -> Store:
@@ -123,6 +135,7 @@ def read_store(folder: Path, *, progress: Progress = SILENT) -> Store:
         manifest_digest=manifest.sha256,
         bytes=sum(file.size for file in manifest.files),
         verified="hashed" if len(fresh) == len(manifest.files) else "stamps",
+        arrays=manifest.arrays,
     )
 
 
@@ -347,6 +360,8 @@ def materialize(
 def open_store(store: Store) -> xr.Dataset:
     """Return the stored dataset: data variables as Dask arrays of whole shards, coordinates loaded.
 
+    Shards are read by `scibench_data.stored`, and by zarr-python where that doesn't know them.
+
     Values are as they were stored; nothing is masked, scaled or turned into times. Until this
     process ends nobody removes the store.
 
@@ -358,7 +373,13 @@ def open_store(store: Store) -> xr.Dataset:
     if not usage.keep(store.folder.parent.parent, store.folder):
         message = f"{store.folder}: removed by another process meanwhile; run the same again"
         raise NotFoundError(message)
-    return _open(store.path)
+    dataset = _open(store.path)
+    for name, array in dataset.data_vars.items():
+        if found := open_stored(store.path / str(name)):
+            values: Any = found.to_dask()
+            dataset[name] = array.variable.copy(data=values)
+            dataset[name].encoding["stored"] = found
+    return dataset
 
 
 def _open(path: Path) -> xr.Dataset:
@@ -466,5 +487,5 @@ def _describe_stored(array: Any) -> dict[str, Any]:
         "chunk": chunk,
         "shard": array.shards[0] if array.shards else chunk,
         "block": digest.rows_within(digest.BLOCK_BYTES, shape, array.dtype),
-        "codec": "zstd" if array.compressors else "none",
+        "codec": codec_name(array.compressors),
     }

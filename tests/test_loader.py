@@ -1,87 +1,20 @@
-"""Splits don't leak, every sample comes once, order follows the seed, batches equal the store."""
+"""Batches equal the data, whichever way they are read, and their order follows the seed."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
-from hypothesis import strategies as st
 
+from scibench_data.batches import Batches
 from scibench_data.descriptor import SplitRule
 from scibench_data.errors import IntegrityError, NotFoundError, UsageError
-from scibench_data.loader import (
-    Indices,
-    Source,
-    epoch_plan,
-    make_source,
-    split,
-    split_digest,
-    torch_dataset,
-)
+from scibench_data.loader import Source, make_source
 
 RULE = SplitRule(
     group="micrograph", fractions={"train": 0.8, "validation": 0.1, "test": 0.1}, seed=3, reason=""
 )
-
-
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=300), st.integers(0, 9))
-def test_splits_are_disjoint_complete_and_keep_groups_together(
-    groups: list[int], seed: int
-) -> None:
-    rule = SplitRule(group="g", fractions=RULE.fractions, seed=seed, reason="")
-    labels = np.array(groups)
-
-    parts = split(labels, rule)
-
-    together = np.concatenate(list(parts.values()))
-    assert sorted(together.tolist()) == list(range(len(labels)))
-    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        assert not set(labels[parts[one]].tolist()) & set(labels[parts[other]].tolist())
-
-
-def test_the_split_is_pinned() -> None:
-    """A published split must never move: this digest may not change."""
-    parts = split(np.repeat(np.arange(50), 4), RULE)
-
-    assert [len(part) for part in parts.values()] == [160, 20, 20]
-    assert split_digest(parts) == (
-        "662bf8f78d407761b2376cb81d76f47991b6ca8383d4ea8c691006705dd033a2"
-    )
-
-
-def test_the_order_of_samples_does_not_move_a_group() -> None:
-    groups = np.repeat(np.arange(50), 4)
-    shuffled = np.random.default_rng(0).permutation(groups)
-
-    one, other = split(groups, RULE), split(shuffled, RULE)
-
-    for name in one:
-        assert set(groups[one[name]].tolist()) == set(shuffled[other[name]].tolist())
-
-
-@given(
-    st.sets(st.integers(0, 199), min_size=1),
-    st.integers(1, 70),
-    st.integers(1, 9),
-    st.none() | st.integers(0, 5),
-)
-def test_a_plan_gives_every_sample_once(
-    chosen: set[int], rows: int, window: int, seed: int | None
-) -> None:
-    indices: Indices = np.array(sorted(chosen), dtype=np.int64)
-    rng = None if seed is None else np.random.default_rng(seed)
-
-    found = []
-    for step in epoch_plan(indices, rows, window, rng):
-        assert len(step.blocks) <= window
-        blocks = np.array(step.blocks)
-        found.append(blocks[step.rows // rows] * rows + step.rows % rows)
-    order = np.concatenate(found)
-
-    assert sorted(order.tolist()) == indices.tolist()
-    if seed is None:
-        assert order.tolist() == indices.tolist()
 
 
 @pytest.fixture
@@ -122,14 +55,84 @@ def test_batches_equal_the_store(
     assert (seen == sorted(seen)) is not shuffle
 
 
-def test_a_small_window_gives_the_same_samples(
-    source: Source, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shuffle", [False, True, "block"])
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_blocks_of_a_graph_are_read_a_window_at_a_time(
+    source: Source,
+    arrays: xr.Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    shuffle: Any,
+    batch_size: int,
 ) -> None:
-    monkeypatch.setattr("scibench_data.loader.WINDOW_BYTES", 1)
+    monkeypatch.setattr("scibench_data.loader.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("scibench_data.loader.MIXED_BYTES", 800)
+    expected = arrays["images"].to_numpy() * 2 + 1
+    doubled = arrays["images"].copy(data=arrays["images"].data.map_blocks(lambda x: x * 2 + 1))
+    changed = dataclasses.replace(source, dataset=arrays.assign(images=doubled))
 
-    seen = [int(i) for batch in source.batches("train", 16, shuffle=True) for i in batch["index"]]
+    seen = []
+    for batch in changed.batches("train", batch_size, shuffle=shuffle):
+        index = batch["index"].numpy()
+        np.testing.assert_array_equal(batch["images"].numpy(), expected[index])
+        np.testing.assert_array_equal(batch["rot"].numpy(), arrays["rot"].to_numpy()[index])
+        seen += index.tolist()
 
     assert sorted(seen) == source.splits["train"].tolist()
+    assert (seen == sorted(seen)) is not bool(shuffle)
+
+
+def test_a_failing_graph_fails_the_iteration(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scibench_data.loader.RESIDENT_BYTES", 0)
+
+    def fail(block: Any, block_info: Any = None) -> Any:
+        message = "no such block"
+        raise OSError(message) if block_info else RuntimeError
+
+    images = source.dataset["images"]
+    broken = images.copy(data=images.data.map_blocks(fail, dtype=images.dtype))
+    changed = dataclasses.replace(source, dataset=source.dataset.assign(images=broken))
+
+    with pytest.raises(OSError, match="no such block"):
+        list(changed.batches("train", 16))
+
+
+def test_a_batch_that_is_kept_never_changes(source: Source) -> None:
+    kept = list(source.batches("train", 16, shuffle=True))
+    before = [batch["images"].numpy().copy() for batch in kept]
+
+    for _ in range(3):
+        list(source.batches("train", 16, shuffle=True, epoch=1))
+
+    for batch, images in zip(kept, before, strict=True):
+        np.testing.assert_array_equal(batch["images"].numpy(), images)
+
+
+@pytest.mark.parametrize("held", [0, 1 << 20])
+def test_spans_are_windows_of_a_series(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scibench_data.loader.RESIDENT_BYTES", held)
+    series = np.arange(60 * 3, dtype=np.float32).reshape(60, 3)
+    data = xr.Dataset({"energy": (("time", "place"), series)}).chunk(time=8)
+    source = Source(
+        dataset=data, splits={"train": np.arange(40)}, names=("energy",), spans={"energy": 20}
+    )
+
+    for batch in source.batches("train", 16, shuffle=True):
+        for window, start in zip(batch["energy"].numpy(), batch["index"].tolist(), strict=True):
+            np.testing.assert_array_equal(window, series[start : start + 20])
+
+    with pytest.raises(UsageError, match="span of 'energy'"):
+        dataclasses.replace(source, splits={"train": np.arange(42)})
+
+
+def test_a_kind_of_shuffle_that_cannot_be_is_refused(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scibench_data.loader.RESIDENT_BYTES", 0)
+    for kind in ("uniform", "blocks"):
+        with pytest.raises(UsageError, match=f"shuffle='{kind}'"):
+            source.batches("train", 4, shuffle=kind)  # type: ignore[arg-type]
 
 
 def test_order_follows_seed_and_epoch_alone(source: Source) -> None:
@@ -142,25 +145,10 @@ def test_order_follows_seed_and_epoch_alone(source: Source) -> None:
     assert order(0, 0) != order(1, 0)
 
 
-def test_the_torch_dataset_moves_on_by_itself_and_splits_over_workers(source: Source) -> None:
-    import torch
-
-    batches = torch_dataset(source, "train", 16)
-    first = [batch["index"].tolist() for batch in batches]
-    second = [batch["index"].tolist() for batch in batches]
-    assert first != second
-
-    loader = torch.utils.data.DataLoader(
-        torch_dataset(source, "train", 16), batch_size=None, num_workers=2
-    )
-    seen = [int(i) for batch in loader for i in batch["index"]]
-    assert sorted(seen) == source.splits["train"].tolist()
-
-
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5, "4", None])
 def test_a_batch_size_that_cannot_be_meant_is_refused(source: Source, batch_size: Any) -> None:
     with pytest.raises(UsageError, match="batch_size: expected a whole number above zero"):
-        torch_dataset(source, "train", batch_size)
+        Batches(source, "train", batch_size)
     with pytest.raises(UsageError, match="batch_size: expected a whole number above zero"):
         next(source.batches("train", batch_size))
 

@@ -13,8 +13,8 @@ from chains import TINY, Chain
 import scibench_data as sbd
 from scibench_data import training
 from scibench_data.errors import NotFoundError, UsageError, VerificationError
-from scibench_data.loader import split_digest
 from scibench_data.provenance import digest
+from scibench_data.sampling import split_digest
 from scibench_data.verification import Report
 
 

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scibench_data.descriptor import SplitRule
-from scibench_data.loader import Data, Indices, split
+from scibench_data.loader import Data
+from scibench_data.sampling import Indices, split
 
 Batch = Mapping[str, Tensor]
 Floats = npt.NDArray[np.floating[Any]]
