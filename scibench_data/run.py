@@ -258,6 +258,7 @@ def train(data: Dataset, materialized: Store, options: Options, progress: Progre
         f"{data.package.name}-{started:%Y%m%dT%H%M%S}-seed{options.seed}-{secrets.token_hex(2)}"
     )
     source = open_source(data.package, store.open_store(materialized))
+    source = dataclasses.replace(source, pinned=where.type == "cuda")
     links = _links(data, materialized, source)  # before training: of the code that is running
     model_source = catalog.model_digest(data.package.name)
     final = options.out or Path("runs") / number

@@ -107,12 +107,10 @@ def make_config(module: ModuleType, overrides: Mapping[str, Any]) -> Any:
 
 
 def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """Copy a batch to where the model is; pinned and without waiting on a GPU."""
+    """Copy a batch to where the model is; without waiting for it where the batch is pinned."""
     if device.type == "cpu":
         return dict(batch)
-    return {
-        name: values.pin_memory().to(device, non_blocking=True) for name, values in batch.items()
-    }
+    return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
 
 def fit(

@@ -24,6 +24,7 @@ from scibench_data.terminal import size, table
 
 if TYPE_CHECKING:
     from scibench_data.run import Run
+    from scibench_data.store import Layout
 
 _SEED = click.IntRange(0, 2**32 - 1)  # what torch and NumPy both take
 _STYLES = ("bibtex", "apa", "ris", "cff", "csl-json")
@@ -347,13 +348,24 @@ def path(name: str, *, as_json: bool) -> None:
 
 @click.command(short_help="Write a version as a Zarr store.")
 @name_argument
+@click.option(
+    "--codec",
+    type=click.Choice(["auto", "none", "lz4", "zstd"]),
+    help="How chunks are packed; auto measures a sample of each array.",
+)
+@click.option("--chunk", "chunk_bytes", metavar="SIZE", help="Most of an array in a chunk: 512KiB.")
+@click.option("--shard", "shard_bytes", metavar="SIZE", help="Most of an array in a file: 64MiB.")
 @work_options
 def materialize(name: str, **options: Any) -> None:
-    """Write NAME as a Zarr v3 store and print its path."""
+    """Write NAME as a Zarr v3 store and print its path.
+
+    How each array is cut and packed is chosen from its size and values, unless options say it.
+    """
     as_json, quiet, variant = options.pop("as_json"), options.pop("quiet"), simulated(options)
+    layout = _layout(options)
     settings, progress = prepare(quiet=quiet or as_json, **options)
     reason = warn_if_yanked(name)
-    store = sbd.materialize(name, settings=settings, progress=progress, **variant)
+    store = sbd.materialize(name, layout=layout, settings=settings, progress=progress, **variant)
     if as_json:
         content = {
             "path": str(store.path),
@@ -361,13 +373,30 @@ def materialize(name: str, **options: Any) -> None:
             "manifest_sha256": store.manifest_digest,
             "bytes": store.bytes,
             "identity": dict(store.identity),
+            "arrays": {array: dict(layout) for array, layout in store.arrays.items()},
             "yanked": reason,
         }
         present.answer("materialize", content)
         return
     if not quiet:
+        for array, grid in store.arrays.items():
+            if len(grid["shape"]) > 1:  # --json has the short ones too
+                shape = " x ".join(map(str, grid["shape"]))
+                cut = f"{grid['chunk']} in a chunk, {grid['shard']} in a file"
+                codec = f"codec {grid['codec']}"
+                present.say(f"array    {array}: {grid['dtype']} {shape}; {cut}, {codec}")
         present.say(f"store    {size(store.bytes)}\nvalues   sha256 {store.digest}")
     present.path(store.path)
+
+
+def _layout(options: dict[str, Any]) -> "Layout":
+    """Take the layout of a store out of the options of a verb."""
+    from scibench_data.cache import parse_size
+    from scibench_data.store import Layout
+
+    asked = {name: options.pop(name) for name in ("codec", "chunk_bytes", "shard_bytes")}
+    sizes = {name: parse_size(text) for name, text in asked.items() if text and name != "codec"}
+    return Layout(**sizes, codec=asked["codec"] or "auto")
 
 
 @click.command("open", short_help="Show a version's arrays.")

@@ -44,6 +44,20 @@ def test_get_prints_the_path_alone_on_standard_output(chain: Chain) -> None:
     assert "made here, unchanged since its SHA-256 was checked" in again.stderr
 
 
+def test_the_layout_is_told_and_can_be_chosen(chain: Chain) -> None:
+    plain = _run("materialize", TINY, home=chain.settings.home)
+    assert "array    images: <i2 " in plain.stderr
+
+    words = ("--codec", "zstd", "--chunk", "64KiB", "--shard", "1MiB")
+    chosen = _run("materialize", TINY, *words, home=chain.settings.home)
+    assert "array    images: <i2 640 x 48 x 48; 8 in a chunk, " in chosen.stderr
+    assert "codec zstd\n" in chosen.stderr
+    assert chosen.stdout != plain.stdout
+
+    wrong = _run("materialize", TINY, "--chunk", "much", home=chain.settings.home, code=2)
+    assert "'much': expected a size" in wrong.stderr
+
+
 def test_json_is_one_object(chain: Chain) -> None:
     for words in (
         ("get", TINY),
