@@ -35,12 +35,18 @@ class Dataset(dataset.Dataset):
     settings: Settings
 
     def materialize(
-        self, *, layout: "Layout | None" = None, progress: Progress = SILENT
+        self,
+        *,
+        layout: "Layout | None" = None,
+        scheduler: str = "",
+        progress: Progress = SILENT,
     ) -> "Store":
         """Write the Zarr store, or find the one that was written before."""
         from scibench_data import run
 
-        return run.materialize(self, self.settings, layout=layout, progress=progress)
+        return run.materialize(
+            self, self.settings, layout=layout, scheduler=scheduler, progress=progress
+        )
 
     def open(self) -> "xr.Dataset":
         """Open the store as lazy Dask arrays with dims, units and coordinates."""
@@ -274,14 +280,23 @@ def materialize(
     name: str,
     *,
     layout: "Layout | None" = None,
+    scheduler: str = "",
     scale: int | None = None,
     data_seed: int | None = None,
     settings: Settings | None = None,
     progress: Progress = SILENT,
 ) -> "Store":
-    """Get a version and write it as a Zarr v3 store, or find the one that was written before."""
+    """Get a version and write it as a Zarr v3 store, or find the one that was written before.
+
+    Parameters
+    ----------
+    layout
+        How arrays are cut and packed; by default chosen from their sizes and values.
+    scheduler
+        Address of a running Dask scheduler whose workers do it; by default threads here.
+    """
     data = get(name, scale=scale, data_seed=data_seed, settings=settings, progress=progress)
-    return data.materialize(layout=layout, progress=progress)
+    return data.materialize(layout=layout, scheduler=scheduler, progress=progress)
 
 
 def open(  # noqa: A001  (the verb that zarr, xarray and h5py use)

@@ -59,7 +59,12 @@ def read_raw(data: Dataset) -> xr.Dataset:
 
 
 def materialize(
-    data: Dataset, settings: Settings, *, layout: Layout | None = None, progress: Progress = SILENT
+    data: Dataset,
+    settings: Settings,
+    *,
+    layout: Layout | None = None,
+    scheduler: str = "",
+    progress: Progress = SILENT,
 ) -> Store:
     """Write a dataset as a Zarr store, or find the one written before, here or at the site.
 
@@ -88,6 +93,7 @@ def materialize(
             progress=progress,
             jobs=settings.jobs,
             lock_timeout=settings.lock_timeout,
+            scheduler=scheduler,
         )
 
 

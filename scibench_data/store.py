@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from scibench_data import digest, durable, provenance, usage
+from scibench_data import cluster, digest, durable, provenance, usage
 from scibench_data.errors import IntegrityError, NotFoundError, SpaceError
 from scibench_data.manifest import (
     GROUP,
@@ -197,14 +197,13 @@ def _tasks(
     return tasks
 
 
-def _compute(tasks: Mapping[Delayed, int], total: int, *, jobs: int, task: Task) -> list[Written]:
-    """Run the tasks, what is left of `total` bytes, on `jobs` threads.
+def _compute(
+    tasks: Mapping[Delayed, int], total: int, *, jobs: int, scheduler: str, task: Task
+) -> list[Written]:
+    """Run the tasks, what is left of `total` bytes, on `jobs` threads or on a cluster.
 
-    The threads have all ended when this returns or raises: none writes after the lock is given up.
+    They have all ended when this returns or raises: none writes after the lock is given up.
     """
-    from dask.base import compute
-    from dask.callbacks import Callback
-
     sizes = {write.key: size for write, size in tasks.items()}
     done = total - sum(sizes.values())
     task.update(done, total)
@@ -213,6 +212,11 @@ def _compute(tasks: Mapping[Delayed, int], total: int, *, jobs: int, task: Task)
         nonlocal done
         done += sizes.get(key, 0)
         task.update(done)
+
+    if scheduler:
+        return cluster.compute(list(tasks), scheduler, count)
+    from dask.base import compute
+    from dask.callbacks import Callback
 
     with Callback(posttask=count), ThreadPoolExecutor(jobs) as pool:
         return list(compute(*tasks, scheduler=pool))
@@ -290,10 +294,13 @@ class Work(TypedDict, total=False):
     ``jobs``: files that are read, packed, hashed and written at the same time, by default 2. [1]
     ``lock_timeout``: how long to wait for another process that writes the store, by default an
     hour. [s]
+    ``scheduler``: address of a running Dask scheduler, whose workers see the same file system and
+    do the same work; by default threads of this process do.
     """
 
     jobs: int
     lock_timeout: float
+    scheduler: str
 
 
 def materialize(
@@ -351,7 +358,8 @@ def materialize(
             note = f"the damaged store was moved to {aside}"
         with progress.task(f"materialize {name}") as task:
             task.update(0, note=note)
-            run = functools.partial(_compute, jobs=work.get("jobs", 2), task=task)
+            jobs, scheduler = work.get("jobs", 2), work.get("scheduler", "")
+            run = functools.partial(_compute, jobs=jobs, scheduler=scheduler, task=task)
             _build(source(), identity, layout, staging, run)
         store = read_store(folder, progress=progress)
     return replace(store, verified="hashed")  # its bytes were hashed on their way to the disk

@@ -355,6 +355,9 @@ def path(name: str, *, as_json: bool) -> None:
 )
 @click.option("--chunk", "chunk_bytes", metavar="SIZE", help="Most of an array in a chunk: 512KiB.")
 @click.option("--shard", "shard_bytes", metavar="SIZE", help="Most of an array in a file: 64MiB.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", default="", help="Work on the cluster of this Dask scheduler."
+)
 @work_options
 def materialize(name: str, **options: Any) -> None:
     """Write NAME as a Zarr v3 store and print its path.
@@ -362,10 +365,10 @@ def materialize(name: str, **options: Any) -> None:
     How each array is cut and packed is chosen from its size and values, unless options say it.
     """
     as_json, quiet, variant = options.pop("as_json"), options.pop("quiet"), simulated(options)
-    layout = _layout(options)
+    how = {"layout": _layout(options), "scheduler": options.pop("scheduler")}
     settings, progress = prepare(quiet=quiet or as_json, **options)
     reason = warn_if_yanked(name)
-    store = sbd.materialize(name, layout=layout, settings=settings, progress=progress, **variant)
+    store = sbd.materialize(name, settings=settings, progress=progress, **how, **variant)
     if as_json:
         content = {
             "path": str(store.path),
