@@ -11,12 +11,17 @@ from typing import Any
 from scibench_data import annex, provenance
 
 
-def options(description: str, repeats: int) -> argparse.Namespace:
-    """Parse what every benchmark takes."""
+def make_parser(description: str, repeats: int) -> argparse.ArgumentParser:
+    """Return a parser of what every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
-    return parser.parse_args()
+    return parser
+
+
+def options(description: str, repeats: int) -> argparse.Namespace:
+    """Parse what every benchmark takes."""
+    return make_parser(description, repeats).parse_args()
 
 
 def interleave(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
