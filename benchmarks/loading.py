@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 from limits import BATCH, SPAN, Epoch, Transform, dd, decode, evict, gather, job, warm, windows
 from making import (
     Data,
@@ -138,6 +139,29 @@ def measure(case: str, data: Data, asked: argparse.Namespace) -> list[Round]:
     return rounds[1:]
 
 
+def compare_peers(data: Data, asked: argparse.Namespace) -> list[Round]:
+    """Run each peer beside the limit and ours; one round before does not count."""
+    store = data.store(layout=Layout(codec=asked.codec))
+    ours_and_limit = plain(data, store)
+    del ours_and_limit[f"{LIMIT}, mapped once"]
+    own = [data.path, *(store.path / "x").glob("c*")]
+    formats = [
+        (form.folder(data.path), form.loaders)
+        for form in peers.installed()
+        if asked.only in form.needs
+    ]
+    rounds = []
+    for number in range(asked.repeats + 1):
+        for folder, loaders in formats:
+            for name, loader in loaders.items():
+                warm([*own, *(file for file in folder.rglob("*") if file.is_file())])
+                peer = partial(job, partial(loader, folder), numbered=True)
+                cases = {**ours_and_limit, name: peer}
+                readings = take_turns(cases, asked.epochs, longest=asked.seconds)
+                rounds += [readings] if number else []
+    return rounds
+
+
 def main() -> None:
     """Measure and report."""
     parser = make_parser(__doc__ or "", repeats=5)
@@ -147,13 +171,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default_folder(), help="keeps the data")
     parser.add_argument("--codec", default="auto", help="of the store")
     parser.add_argument("--peers", action="store_true", help="measure the peers, on particles")
+    parser.add_argument("--only", default="", help="of the peers, those that need this library")
     parser.add_argument("--seconds", type=float, default=10.0, help="longest epoch of a peer")
     asked = parser.parse_args()
     kind = KINDS[asked.case]
     rows = FORTNIGHTS if kind is series else int(asked.bytes // kind(0, 1).nbytes)
     data = Data(kind=kind, rows=rows, folder=asked.data)
     data.open()
-    rounds = measure(asked.case, data, asked)
+    rounds = compare_peers(data, asked) if asked.peers else measure(asked.case, data, asked)
     report(rounds, next(iter(rounds[0])), asked.json, size=data.path.stat().st_size)
 
 

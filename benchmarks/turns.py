@@ -80,6 +80,7 @@ def take_turns(
 
 
 def _serve(connection: Connection, prepare: Callable[[], Job], longest: float) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # Linux's own, for a case's workers
     job = prepare()
     base = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now (proc_pid_clear_refs)
