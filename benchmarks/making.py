@@ -53,6 +53,22 @@ def series(start: int, rows: int) -> Values:
     return np.cumsum(steps, axis=0, dtype=np.float32)
 
 
+class Rows:
+    """A NumPy file that is read, and not mapped: the pages of a map would count as our memory."""
+
+    def __init__(self, mapped: Any) -> None:
+        self.path, self.begin = mapped.filename, mapped.offset
+        self.shape, self.dtype, self.ndim = mapped.shape, mapped.dtype, mapped.ndim
+        self.row_bytes = mapped[0].nbytes
+
+    def __getitem__(self, places: tuple[slice, ...]) -> Values:
+        first, end, _ = places[0].indices(self.shape[0])
+        count = (end - first) * self.row_bytes // self.dtype.itemsize
+        begin = self.begin + first * self.row_bytes
+        values = np.fromfile(self.path, self.dtype, count, offset=begin)
+        return values.reshape(-1, *self.shape[1:])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """One kind of data, of so many rows, in a folder."""
@@ -66,7 +82,7 @@ class Data:
         """The NumPy file."""
         return self.folder / f"{self.kind.__name__}-{self.rows}.npy"
 
-    def open(self) -> Values:
+    def open(self) -> Any:
         """Map the NumPy file; make it first where it isn't there."""
         if not self.path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,17 +94,18 @@ class Data:
                 values[start : start + 2048] = self.kind(start, min(2048, self.rows - start))
             values.flush()
             beside.rename(self.path)
-        mapped: Values = np.load(self.path, mmap_mode="r")
-        return mapped
+        return np.load(self.path, mmap_mode="r")
 
     def dataset(self) -> xr.Dataset:
         """Return the NumPy file as a reader would give it."""
         import dask.array as da
 
-        values = self.open()
-        rows = max(1, (8 << 20) // values[0].nbytes)
-        blocks = da.from_array(values, chunks=(rows, *values.shape[1:]), inline_array=True)
-        names = ("sample", *(f"axis{axis}" for axis in range(1, values.ndim)))
+        file = Rows(self.open())
+        rows = max(1, (8 << 20) // file.row_bytes)
+        blocks = da.from_array(
+            file, chunks=(rows, *file.shape[1:]), asarray=False, inline_array=True
+        )
+        names = ("sample", *(f"axis{axis}" for axis in range(1, file.ndim)))
         return xr.Dataset({"x": (names, blocks)})
 
     def store(self, home: Path | None = None, layout: Layout | None = None) -> Store:

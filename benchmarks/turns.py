@@ -232,11 +232,10 @@ def draw(summary: Mapping[str, Mapping[str, Any]], reference: str, target: Path)
         ratios = [row["ratio"] for row in rows]
         below = [row["ratio"] - row["lowest"] for row in rows]
         above = [row["highest"] - row["ratio"] for row in rows]
-        label = {"first": "first epoch", "later": "later epochs", "once": "all of it"}[part]
-        axes.barh(places, ratios, height, label=label, xerr=(below, above))
+        axes.barh(places, ratios, height, label=part, xerr=(below, above))
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel(f"speed, as a multiple of: {reference}")
-    axes.legend()
+    figure.legend(loc="outside upper right", ncols=len(parts))
     figure.savefig(target, dpi=120)
     plt.close(figure)
