@@ -148,7 +148,7 @@ def test_the_share_of_waiting_counts_every_step(scripts: Callable[[str], Any]) -
     class Model(torch.nn.Linear):
         def loss(self, batch: dict[str, torch.Tensor], progress: float) -> torch.Tensor:
             assert 0 <= progress < 1
-            return self(batch["x"]).square().mean()
+            return torch.square(self(batch["x"])).mean()
 
     module = SimpleNamespace(
         Config=lambda: SimpleNamespace(batch_size=4),
