@@ -1,7 +1,7 @@
 """Load batches of 64 from a store, beside the machine's limit and, with ``--peers``, the peers."""
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,8 @@ def ours(
     if transform is not None:
         changed = dataset["x"].data.map_blocks(transform, dtype=dataset["x"].dtype)
         dataset = dataset.assign(x=dataset["x"].copy(data=changed))
-    spans: Mapping[str, Any] = {"spans": {"x": span}} if span > 1 else {}
     places = np.arange(dataset.sizes["sample"] - span + 1)
-    source = Source(dataset=dataset, splits={"train": places}, names=("x",), **spans)
+    source = Source(dataset=dataset, splits={"train": places}, names=("x",), spans={"x": span})
 
     def epoch(number: int) -> Iterator[Any]:
         for batch in source.batches("train", BATCH, shuffle=shuffle, seed=0, epoch=number):
