@@ -6,7 +6,7 @@ from pathlib import Path
 
 from measure import options, surroundings
 
-from scibench_data import catalog, derive, training
+from scibench_data import catalog, simulating, training
 from scibench_data.loader import make_source
 from scibench_data.run import task_of
 
@@ -29,7 +29,7 @@ def scores(snr: float, particles: int) -> dict[str, dict[str, float]]:
     assert package.splits is not None
     with tempfile.TemporaryDirectory() as scratch:
         parameters = {"particles": particles, "snr": snr}
-        derive.simulate_all("cryoem", parameters, Path(scratch), jobs=2)
+        simulating.simulate_all("cryoem", parameters, Path(scratch), jobs=2)
         raw = catalog.load_reader("cryoem").read(Path(scratch))
         source = make_source(raw, package.splits, (*task.inputs, *task.targets))
         device = training.choose_device(None)

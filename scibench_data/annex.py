@@ -9,8 +9,10 @@ https://git-annex.branchable.com/internals/hashing/.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
+import selectors
 import shutil
 import signal
 import struct
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from scibench_data.compute import PROGRAM
+from scibench_data.compute import PROGRAM, SERVE
 from scibench_data.errors import NetworkError, RequirementError, ScibenchError, SpaceError
 
 _LETTERS = "0123456789zqjxkmvwgpfZQJXKMVWGPF"
@@ -385,6 +387,67 @@ def feeding(*words: str, cwd: Path) -> Iterator[Callable[[str], None]]:
         if code:
             text = said.read().decode(errors="replace")
             raise _failed(("git-annex", *words), code, text, cwd)
+
+
+def stream_compute(lines: Sequence[str], cwd: Path, jobs: int) -> Iterator[str]:
+    """Share lines among `jobs` processes of the compute program; yield its answers as they come.
+
+    A process gets its next line when it has answered the last. All of them end with this generator.
+
+    Raises
+    ------
+    ScibenchError
+        One of them ended before it answered.
+    """
+    rest = iter(lines)
+    with (
+        tempfile.TemporaryFile() as said,
+        selectors.DefaultSelector() as ready,
+        contextlib.ExitStack() as stack,
+    ):
+        for line in itertools.islice(rest, jobs):
+            process = stack.enter_context(_serving(cwd, said))
+            _send(process, line)
+            ready.register(cast("IO[bytes]", process.stdout), selectors.EVENT_READ, process)
+        while ready.get_map():
+            for key, _ in ready.select():
+                answer = key.data.stdout.readline()
+                if not answer.endswith(b"\n"):
+                    said.seek(0)
+                    told = said.read().decode(errors="replace")
+                    raise _failed((PROGRAM,), key.data.wait(), told, cwd)
+                if line := next(rest, ""):
+                    _send(key.data, line)
+                else:
+                    ready.unregister(key.fileobj)
+                yield answer.decode()
+
+
+@contextlib.contextmanager
+def _serving(cwd: Path, said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the compute program in a process group of its own."""
+    process = subprocess.Popen(  # noqa: S603
+        [*_ending_with_us(find_program(PROGRAM)), SERVE],
+        cwd=cwd,
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        _end_group(process)
+        with contextlib.suppress(BrokenPipeError):
+            cast("IO[bytes]", process.stdin).close()
+
+
+def _send(process: subprocess.Popen[bytes], line: str) -> None:
+    lines = cast("IO[bytes]", process.stdin)
+    with contextlib.suppress(BrokenPipeError):  # told where its answer is missed
+        lines.write(f"{line}\n".encode())
+        lines.flush()
 
 
 def annex(*words: str, cwd: Path) -> None:

@@ -6,29 +6,17 @@ made here; the recipe gives the same bytes on every machine, and the descriptor 
 through the chain like any other.
 """
 
-import concurrent.futures
 import json
-import multiprocessing
-import os
 import re
-import signal
-import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scibench_data import adopting, catalog, durable, holdings
+from scibench_data import adopting, catalog, durable, holdings, simulating
 from scibench_data.catalog import Reference, Variant
 from scibench_data.descriptor import DataPackage, Recipe, parse
-from scibench_data.errors import (
-    DescriptorError,
-    NotFoundError,
-    ScibenchError,
-    UsageError,
-)
+from scibench_data.errors import DescriptorError, NotFoundError, UsageError
 from scibench_data.progress import SILENT, Progress
 from scibench_data.settings import Settings
 
@@ -111,8 +99,8 @@ def _make(
     package = reference.package
     folder = catalog.derived_folder(settings.home, package.name, version)
     release = catalog.Release(name=package.name, version=version, folder=folder, derived=True)
-    with _scratch(settings.home / "staging" / f"{package.name}-{version}") as scratch:
-        files = simulate_all(package.name, parameters, scratch, settings.jobs, progress)
+    with durable.scratch(settings.home / "staging" / f"{package.name}-{version}") as scratch:
+        files = simulating.simulate_all(package.name, parameters, scratch, settings.jobs, progress)
         tree = describe_version(reference, version, parameters, files)
         text = json.dumps(tree, indent=2, ensure_ascii=False).encode() + b"\n"
         derived = parse(text, f"{package.name}@{version}")
@@ -120,90 +108,6 @@ def _make(
         contents = {f"{reference.subset}/{path}": file for path, file in files.items()}
         adopting.adopt(scaled, [derived], contents, settings, move=True)
     durable.write_whole(folder / "datapackage.json", text, replace=True)
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """Give an empty folder that is gone afterwards, whatever happens; only a kill leaves it."""
-    if folder.exists():
-        durable.remove_tree(folder)
-    try:
-        yield folder
-    finally:
-        durable.remove_tree(folder)
-
-
-def simulate_all(
-    name: str,
-    parameters: Mapping[str, Any],
-    scratch: Path,
-    jobs: int,
-    progress: Progress = SILENT,
-) -> dict[str, Path]:
-    """Make all files of a recipe below `scratch`, several at once, in processes of their own.
-
-    Returns
-    -------
-    dict
-        Path within the subset -> file.
-
-    Raises
-    ------
-    ScibenchError
-        A process was killed from outside.
-    """
-    paths = catalog.load_recipe(name).files(**parameters)
-    files = {path: scratch / path for path in paths}
-    for file in files.values():
-        file.parent.mkdir(parents=True, exist_ok=True)
-    with progress.task("simulate", len(files), "files") as task, _workers(name, jobs) as pool:
-        work = {
-            pool.submit(_simulate_one, name, path, file, dict(parameters)): path
-            for path, file in files.items()
-        }
-        for done, finished in enumerate(concurrent.futures.as_completed(work), 1):
-            finished.result()
-            task.update(done, note=work[finished])
-    return files
-
-
-@contextmanager
-def _workers(name: str, jobs: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """Give a pool whose processes end at once where the work with it fails or is interrupted."""
-    others = set(multiprocessing.active_children())
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        jobs, mp_context=spawn, initializer=_begin_worker
-    ) as pool:
-        try:
-            yield pool
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
-            if isinstance(error, BrokenProcessPool):
-                message = (
-                    f"{name}: a process of its recipe was killed; "
-                    "look whether memory ran out, and use fewer jobs or samples"
-                )
-                raise ScibenchError(message) from error
-            raise
-
-
-def _begin_worker() -> None:
-    """Leave an interrupt, which goes to the whole group, to the parent; end when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    if parent := multiprocessing.parent_process():
-        parent.join()
-    os._exit(1)
-
-
-def _simulate_one(name: str, path: str, output: Path, parameters: dict[str, Any]) -> None:
-    catalog.load_recipe(name).simulate(path, output, **parameters)
 
 
 def describe_version(

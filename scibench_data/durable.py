@@ -297,6 +297,17 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Give an empty folder that is gone afterwards, whatever happens; only a kill leaves it."""
+    remove_tree(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
 @dataclass(frozen=True)
 class Stamp:
     """What a file looked like when its bytes were hashed.

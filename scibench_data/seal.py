@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from scibench_data import build, catalog, derive, durable
+from scibench_data import build, catalog, derive, durable, simulating
 from scibench_data.descriptor import parse
 from scibench_data.errors import ScibenchError, UsageError
 
@@ -22,7 +22,8 @@ def _fill_in(tree: dict[str, Any], name: str, scratch: Path) -> None:
     for subset, entry in tree["scibench"]["subsets"].items():
         if "recipe" not in entry:
             continue
-        files = derive.simulate_all(name, entry["recipe"]["parameters"], scratch / subset, jobs=2)
+        parameters = entry["recipe"]["parameters"]
+        files = simulating.simulate_all(name, parameters, scratch / subset, jobs=2)
         mine = [r for r in tree["resources"] if r["scibench"]["subset"] == subset]
         others = [r for r in tree["resources"] if r["scibench"]["subset"] != subset]
         tree["resources"] = [*derive.describe_all(mine, subset, files), *others]

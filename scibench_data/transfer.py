@@ -1,8 +1,7 @@
-"""Content into a dataset: put where git-annex keeps it, or made by git-annex with a recipe."""
+"""Content into a dataset: put where git-annex keeps it, and git-annex told of it."""
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from scibench_data import annex, durable
@@ -10,14 +9,6 @@ from scibench_data.build import NOTES, object_path
 from scibench_data.catalog import Reference
 from scibench_data.descriptor import Resource
 from scibench_data.durable import Stamp
-from scibench_data.errors import IntegrityError, ScibenchError, SpaceError
-from scibench_data.progress import Progress
-from scibench_data.settings import Settings
-
-ARGUMENTS = 500
-"""File names in one call of git-annex; more, and it is told the whole subset."""
-
-_BUSY_WAITS = (1, 2, 4, 8, 16)  # [s]
 
 
 def _boot() -> str:
@@ -108,86 +99,3 @@ def register(folder: Path, resources: Iterable[Resource]) -> None:
     with registering(folder) as tell:
         for resource in resources:
             tell(resource)
-
-
-def simulate(
-    folder: Path,
-    reference: Reference,
-    wanted: Sequence[Resource],
-    settings: Settings,
-    progress: Progress,
-) -> None:
-    """Let git-annex make the content of `wanted` by the recipe, into the dataset at `folder`.
-
-    Raises
-    ------
-    IntegrityError
-        The recipe gave other bytes than were published.
-    SpaceError
-        The disk refused.
-    ScibenchError
-        The recipe failed.
-    """
-    failed = _simulate_once(folder, wanted, settings, progress)
-    for wait in _BUSY_WAITS:
-        if not failed:
-            return
-        busy = all("transfer already in progress" in why for why in failed.values())
-        if not busy and wait != _BUSY_WAITS[0]:
-            break
-        if busy:
-            time.sleep(wait)
-        again = [resource for resource in wanted if resource.path in failed]
-        for resource in again:
-            _drop_partial(folder, resource)
-        failed = _simulate_once(folder, again, settings, progress)
-    if failed:
-        raise _explain(reference, failed)
-
-
-def _drop_partial(folder: Path, resource: Resource) -> None:
-    """Remove what an interrupted or poisoned transfer left, so that the next begins from zero."""
-    partial = folder / ".git/annex/tmp" / resource.key
-    if partial.exists() and partial.stat().st_size >= resource.bytes:
-        partial.unlink()
-
-
-def _simulate_once(
-    folder: Path, wanted: Sequence[Resource], settings: Settings, progress: Progress
-) -> dict[str, str]:
-    """Let git-annex make the files; return path -> reason of those that failed."""
-    bytes_of = {resource.path: resource.bytes for resource in wanted}
-    finished: dict[str, int] = {}
-    failed: dict[str, str] = {}
-    paths = list(bytes_of) if len(bytes_of) <= ARGUMENTS else sorted({w.subset for w in wanted})
-    words = ["get", "-c", "annex.retry=0", f"--jobs={settings.jobs}", "--json-progress"]
-    with progress.task("get", sum(bytes_of.values())) as task:
-        for record in annex.stream_annex(*words, "--", *paths, cwd=folder):
-            path = str(record.get("action", record).get("file", ""))
-            if "byte-progress" in record:
-                finished[path] = min(int(record["byte-progress"]), bytes_of.get(path, 0))
-            elif record.get("success"):
-                finished[path] = bytes_of.get(path, 0)
-            elif path:
-                failed[path] = " ".join([*record.get("error-messages", []), record.get("note", "")])
-            elif "said" in record:
-                failed = {path: f"{why} {record['said']}" for path, why in failed.items()}
-            task.update(sum(finished.values()), note=path)
-    return failed
-
-
-def _explain(reference: Reference, failed: Mapping[str, str]) -> ScibenchError:
-    path, why = next(iter(failed.items()))
-    reason = " ".join(why.split())[:300] or "no reason given"
-    subject = f"{reference}: {len(failed)} files could not be had, {path} first"
-    if annex.disk_refused(why):
-        return SpaceError(
-            f"{subject}: the disk refused ({reason}); free some space "
-            "or choose another place with SCIBENCH_DATA_HOME"
-        )
-    if "erification of content failed" in why:
-        return IntegrityError(
-            f"{subject}: its recipe gave other bytes than were published; "
-            "nothing of it was kept, report it to the maintainers"
-        )
-    return ScibenchError(f"{subject}: its recipe failed ({reason}); see scibench-data doctor")

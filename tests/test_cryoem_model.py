@@ -1,9 +1,7 @@
 """The cryo-EM reference model against an independent simulation of Gaussian beads in NumPy."""
 
-import doctest
 import importlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,13 +172,6 @@ def trained(noisy: Particles) -> Any:
     return _train(noisy)[0]
 
 
-def test_doctests() -> None:
-    outcome = doctest.testmod(MODEL)
-
-    assert outcome.attempted > 5
-    assert outcome.failed == 0
-
-
 def test_slices_of_the_true_volumes_are_the_images(clean: Particles) -> None:
     imaging = MODEL.Imaging(clean, 3.0)
     imaging.grey.copy_(torch.tensor([0.0, 1.0]))
@@ -225,25 +216,6 @@ def test_interpolation_has_the_gradient_that_indexing_has() -> None:
     )
 
 
-def test_every_parameter_gets_a_gradient(noisy: Particles) -> None:
-    model = MODEL.build(MODEL.Config(**TINY), noisy)
-    batch = next(noisy.batches("train", 32))
-
-    linear = model.loss(batch, 0.0)
-    linear.backward()
-    axes = model.deviation.grad.abs().sum()
-    model.zero_grad()
-    mixture = model.loss(batch, 1.0)
-    mixture.backward()
-
-    assert torch.isfinite(linear)
-    assert torch.isfinite(mixture)
-    assert axes > 0
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
-
-
 def test_the_linear_misfit_is_that_of_the_dense_gaussian(noisy: Particles) -> None:
     model = MODEL.build(MODEL.Config(**TINY, start_deviation=1.0), noisy)
     batch = next(noisy.batches("train", 3))
@@ -286,13 +258,6 @@ def test_it_beats_the_consensus_and_stays_under_the_ceiling(noisy: Particles, tr
     assert set(scores) == set(baseline) == set(ceiling) == set(MODEL.TOLERANCE)
 
 
-def test_the_same_seed_gives_the_same_weights(noisy: Particles) -> None:
-    first, again, other = (_train(noisy, seed, epochs=3)[0].state_dict() for seed in (1, 1, 2))
-
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["deviation"], other["deviation"])
-
-
 def test_scores_do_not_depend_on_the_order_of_states(noisy: Particles, trained: Any) -> None:
     before = MODEL.evaluate(trained, noisy, "test")
     with torch.no_grad():
@@ -311,23 +276,6 @@ def test_every_particle_of_a_split_is_scored(noisy: Particles, trained: Any) -> 
     expected = noisy.dataset["state"].values[noisy.splits["validation"]]
     np.testing.assert_array_equal(true, expected)
     assert len(found) == len(true)
-
-
-def test_weights_survive_a_checkpoint(noisy: Particles, trained: Any) -> None:
-    torch.manual_seed(5)
-    fresh = MODEL.build(MODEL.Config(**TINY), noisy)
-
-    fresh.load_state_dict(trained.state_dict())
-
-    assert MODEL.evaluate(fresh, noisy, "test") == MODEL.evaluate(trained, noisy, "test")
-
-
-def test_pictures_are_drawn(noisy: Particles, trained: Any, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-
-    MODEL.figures(trained, noisy, tmp_path)
-
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fsc.png", "volumes.png"]
 
 
 def test_data_without_truth_cannot_be_scored(noisy: Particles, trained: Any) -> None:

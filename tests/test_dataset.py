@@ -18,7 +18,7 @@ import pytest
 from chains import TINY, Chain
 
 import scibench_data as sbd
-from scibench_data import annex, build, catalog, dataset, durable, holdings, placing, transfer
+from scibench_data import annex, build, catalog, dataset, durable, holdings, placing, simulating
 from scibench_data.descriptor import parse
 from scibench_data.errors import (
     IntegrityError,
@@ -30,7 +30,6 @@ from scibench_data.errors import (
     SpaceError,
     UsageError,
 )
-from scibench_data.progress import SILENT
 from scibench_data.settings import Settings, load_settings
 
 PROGRAMS = Path(sys.executable).parent
@@ -288,7 +287,7 @@ def test_links_that_readers_follow_are_put_back_and_nothing_is_fetched(
 ) -> None:
     before = sbd.get(TINY, settings=chain.settings).path.joinpath("particles.star").read_bytes()
     change(chain)
-    monkeypatch.setattr(transfer, "simulate", None)
+    monkeypatch.setattr(simulating, "make", None)
 
     with pytest.raises(NotFoundError, match="not complete"):
         dataset.find(catalog.resolve(TINY, chain.settings.home), chain.settings)
@@ -552,7 +551,7 @@ def test_a_held_lock_is_told(chain: Chain) -> None:
 def test_a_recipe_that_gives_other_bytes_is_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What git-annex makes of a wrong recipe is never accepted."""
+    """What a recipe makes is never accepted unless it is what was published."""
     release = catalog.find_release("cryoem", "1.0.0")
     tree = json.loads(release.read().text)
     star = next(r for r in tree["resources"] if r["path"].endswith(".star"))
@@ -630,16 +629,14 @@ def test_what_is_needed_has_a_margin(chain: Chain, monkeypatch: pytest.MonkeyPat
         "createDirectory: Read-only file system",
     ],
 )
-def test_a_disk_that_refuses_git_annex_is_told_as_that(
+def test_a_disk_that_refuses_is_told_as_that(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str
 ) -> None:
-    reference = catalog.resolve("cryoem")
-    wanted = reference.package.resources_of("sample")[:1]
-    records = [{"file": wanted[0].path, "success": False, "error-messages": []}, {"said": told}]
-    monkeypatch.setattr(annex, "stream_annex", lambda *_, **__: iter(records))
+    answer = json.dumps(["particles.star", told])
+    monkeypatch.setattr(annex, "stream_compute", lambda *_: iter([answer]))
 
     with pytest.raises(SpaceError, match=told):
-        transfer.simulate(tmp_path, reference, wanted, settings, SILENT)
+        sbd.get("cryoem", settings=settings)
     assert isinstance(annex._failed(("git", "x"), 4, told, tmp_path), SpaceError)
 
 

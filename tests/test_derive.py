@@ -13,7 +13,7 @@ from chains import TINY, Chain
 
 from scibench_data import adopting, catalog, dataset, derive, durable, holdings, transfer
 from scibench_data.catalog import Reference, Variant
-from scibench_data.errors import IntegrityError, LockedError, ScibenchError, SpaceError
+from scibench_data.errors import IntegrityError, LockedError, SpaceError
 from scibench_data.settings import Settings, load_settings
 
 
@@ -129,14 +129,6 @@ def test_another_seed_gives_other_bytes_of_the_same_layout(
     assert two.version == "1.0.0+scale.32.seed.2"
     assert [r.path for r in one.resources] == [r.path for r in two.resources]
     assert one.resources[0].sha256 != two.resources[0].sha256
-
-
-def test_a_worker_that_is_killed_is_told() -> None:
-    with (
-        pytest.raises(ScibenchError, match="cryoem: a process of its recipe was killed"),
-        derive._workers("cryoem", 1) as pool,
-    ):
-        pool.submit(os._exit, 1).result()
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGKILL])

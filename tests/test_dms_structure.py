@@ -3,7 +3,6 @@
 The oracle inverts the cell's matrix, turns it with SciPy and draws every reflection at every pixel.
 """
 
-import doctest
 import hashlib
 import importlib
 import itertools
@@ -372,13 +371,6 @@ def trained(stripes: Patterns) -> Any:
     return _train(stripes)[0]
 
 
-def test_doctests() -> None:
-    outcome = doctest.testmod(MODEL)
-
-    assert outcome.attempted > 5
-    assert outcome.failed == 0
-
-
 def test_it_learns_and_the_baselines_are_not_crippled(stripes: Patterns, trained: Any) -> None:
     compared = MODEL.compare(stripes, MODEL.Config())
     scores = MODEL.evaluate(trained, stripes, "test")
@@ -390,43 +382,6 @@ def test_it_learns_and_the_baselines_are_not_crippled(stripes: Patterns, trained
     )  # lines are not linear
     assert compared["ceiling: true lattice"] == {"accuracy": 1.0, "roc_auc": 1.0}
     assert {frozenset(s) for s in [scores, *compared.values()]} == {frozenset(MODEL.TOLERANCE)}
-
-
-def test_shapes_and_gradients(stripes: Patterns) -> None:
-    torch.manual_seed(0)
-    model = MODEL.build(MODEL.Config(hidden=32, channels=3), stripes)
-    batch = next(stripes.batches("train", 6))
-
-    loss = model.loss(batch, 0.3)
-    loss.backward()
-
-    assert model(batch["images"]).shape == (6, 2)
-    assert loss.shape == ()
-    for parameter in model.parameters():
-        assert parameter.grad is not None
-        assert torch.isfinite(parameter.grad).all()
-
-
-def test_it_learns_one_batch_by_heart(stripes: Patterns) -> None:
-    torch.manual_seed(0)
-    model = MODEL.build(MODEL.Config(hidden=32, dropout=0.0, shift=0), stripes)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    batch = next(stripes.batches("train", 16))
-    loss = model.loss(batch, 0.0)
-    for _ in range(40):
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss = model.loss(batch, 0.0)
-
-    assert loss.item() < 0.02
-
-
-def test_the_same_seed_gives_the_same_weights(stripes: Patterns) -> None:
-    first, again, other = (_train(stripes, s, epochs=2)[0].state_dict() for s in (1, 1, 2))
-
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["head.0.weight"], other["head.0.weight"])
 
 
 def test_scores_are_scikit_learns() -> None:
@@ -465,11 +420,3 @@ def test_the_rate_follows_the_progress(stripes: Patterns) -> None:
         optimizer.step()
 
         assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * MODEL.rate(progress))
-
-
-def test_pictures_are_drawn(stripes: Patterns, trained: Any, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-
-    MODEL.figures(trained, stripes, tmp_path)
-
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["patterns.png", "roc.png"]

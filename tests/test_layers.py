@@ -12,8 +12,8 @@ ORDER = """
 errors progress durable usage exact provenance settings
 foreign sources profile descriptor catalog scanning stated tables about authoring compute annex
 build copying transfer guard answers web objectstore uploading archives events checking
-origins thirdparty adding fetching terms holdings dataset placing adopting derive seal listing
-digest cluster shard sampling stored staging manifest store
+origins thirdparty adding fetching simulating terms holdings dataset placing adopting derive seal
+listing digest cluster shard sampling stored staging manifest store
 reading loader batches metrics training result pictures reporting run
 lockfile recorded locking moments comparing inventory cache assembling publishing bundling adoption
 links verification citation diagnosis browsing api

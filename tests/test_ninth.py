@@ -74,7 +74,13 @@ class Config:
 
 
 class Line(torch.nn.Module):
-    """elongation = slope * load."""
+    """elongation = slope * load.
+
+    Examples
+    --------
+    >>> Line().slope.item()
+    1.0
+    """
 
     def __init__(self):
         super().__init__()
@@ -211,6 +217,10 @@ def test_a_ninth_package_and_model_work(python: Path, tmp_path: Path) -> None:
     assert "springs" in run("scibench_data", "list")
     run("scibench_data", "get", "springs", "-q")
     assert commit in run("scibench_data", "info", "springs")
+    conformance = str(ROOT / "tests/test_conformance.py")
+    told = run("pytest", conformance, "-k", "springs", "-p", "no:cacheprovider", "--basetemp", "c")
+    assert " passed" in told
+    assert "skipped" not in told
     run("scibench_data", "train", "springs", "--out", "a", "-q")
     run("scibench_data", "train", "springs", "--data-seed", "2", "--scale", "200", "--out", "b")
     verdict = json.loads(run("scibench_data", "verify", "a", "--json"))

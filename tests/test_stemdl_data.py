@@ -27,7 +27,6 @@ READER = importlib.import_module("scibench_data.datapackages.stemdl.reader")
 Array = npt.NDArray[np.float64]
 
 TINY = {"samples": 40, "pixels": 16, "cell": 12.0}
-ASKED = SIMULATE.Parameters(**TINY)
 
 
 def write(folder: Path, **parameters: Any) -> Path:
@@ -453,14 +452,6 @@ def test_reader_gives_back_what_was_written(tiny: Path) -> None:
     assert counts.tolist() == [
         2 * [SIMULATE._split_of(n) for n in range(20)].count(s) for s in range(3)
     ]
-
-
-def test_every_variable_names_its_unit(tiny: Path) -> None:
-    samples = READER.read(tiny)
-
-    for name in samples.variables:
-        assert set(samples[name].attrs) >= {"units", "long_name"}, name
-    assert samples.patterns.chunks is not None
 
 
 def test_patterns_come_in_blocks(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

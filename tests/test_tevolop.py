@@ -1,7 +1,6 @@
 """Simulated earthquakes follow their model, the reader reads what is there, the model forecasts."""
 
 import csv
-import doctest
 import hashlib
 import importlib
 import shutil
@@ -305,13 +304,6 @@ def train(data: Source, seed: int, steps: int, rows: torch.Tensor) -> tuple[Any,
     return model, losses
 
 
-def test_doctests() -> None:
-    for module in (MODEL, READER):
-        outcome = doctest.testmod(module)
-        assert outcome.attempted > 2
-        assert outcome.failed == 0
-
-
 def test_nnse_is_that_of_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     observed, forecast = np.random.default_rng(0).normal(size=(2, 50))
@@ -350,24 +342,6 @@ def test_forecasts_use_nothing_of_the_forecast_fortnight_or_later(data: Source) 
     assert not np.array_equal(series.inputs[100], others.inputs[100])
 
 
-def test_every_parameter_gets_a_gradient_and_a_batch_is_learned_by_heart(data: Source) -> None:
-    model, losses = train(data, 0, 60, torch.arange(60, 64))
-
-    assert losses[-1] < 0.7 * losses[0]
-    for name, parameter in model.named_parameters():
-        assert torch.isfinite(parameter.grad).all(), name
-        # softmax does not see what all keys share
-        assert name.endswith("key.bias") or parameter.grad.abs().sum() > 0, name
-
-
-def test_the_same_seed_gives_the_same_weights(data: Source) -> None:
-    rows = torch.arange(60, 64)
-    first, again, other = (train(data, seed, 3, rows)[0].state_dict() for seed in (1, 1, 2))
-
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["embed.weight"], other["embed.weight"])
-
-
 def test_known_windows_flatter_persistence_and_baselines_are_sound(
     data: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,15 +373,6 @@ def test_the_true_model_forecasts_as_many_earthquakes_as_come(data: Source) -> N
     forecast = sum(etas.runs(start, 14.0, 20).shape[1] / 20 for start in starts)
 
     assert forecast == pytest.approx(np.sum(time >= 1400.0), rel=0.25)
-
-
-def test_pictures_are_drawn(data: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
-    monkeypatch.setattr(MODEL, "RUNS", 2)
-
-    MODEL.figures(model_of(data).eval(), data, tmp_path)
-
-    assert [path.name for path in tmp_path.iterdir()] == ["forecast.png"]
 
 
 def test_a_width_that_heads_do_not_divide_is_refused(data: Source) -> None:

@@ -282,6 +282,13 @@ def _directions(binning: int) -> Array:
     return np.stack([x / length, y / length, z / length], axis=-1)
 
 
+@functools.cache
+def _planes(binning: int) -> tuple[Array, Array, Array]:
+    """Return the components of `_directions`, each of all pixels in one row of memory."""
+    x, y, z = _directions(binning).reshape(-1, 3).T.copy()
+    return x, y, z
+
+
 def expected(state: Conditions, binning: int) -> Array:
     """Mean photons of a pattern, shape (row, column), in multiples of 1/1024.
 
@@ -298,11 +305,18 @@ def expected(state: Conditions, binning: int) -> Array:
     slope_of_sine = np.sqrt(np.maximum(1.0 - sine * sine, 0.0))
     crossing = _crossing(directions, unit, sine, REACH * width * slope_of_sine)
     total = np.zeros(directions.shape[:2])
+    x, y, z = _planes(binning)
     for n in crossing.tolist():
         # a cone's distance is the difference of sines over the slope of the sine
-        off = (_along(directions, unit[n]) - sine[n]) / (slope_of_sine[n] * width)
-        near = np.abs(off) < REACH
-        total[near] += brightness[n] * exact.exp(-0.5 * (off[near] * off[near]))
+        slope = slope_of_sine[n] * width
+        gap = x * unit[n, 0]
+        gap += y * unit[n, 1]
+        gap += z * unit[n, 2]
+        gap -= sine[n]
+        near = np.flatnonzero(np.abs(gap) < 1.001 * REACH * slope)
+        off = gap[near] / slope
+        near, off = near[np.abs(off) < REACH], off[np.abs(off) < REACH]
+        total.ravel()[near] += brightness[n] * exact.exp(-0.5 * (off * off))
     gradient = 1.0 + 0.3 * (directions[..., 1] - directions[..., 1].min())
     mean = state.background * gradient + state.lines * total
     return np.asarray(np.rint(mean * 1024.0) / 1024.0)
@@ -358,7 +372,10 @@ def _poisson(mean: Array, seed: int, number: int) -> Array:
     reached = probability.copy()
     drawn = np.zeros(rate.size)
     for count in range(1, 60):
-        drawn += chance >= reached
+        more = chance >= reached
+        if not more.any():
+            break
+        drawn += more
         probability = probability * rate / count
         reached += probability
     counts[few] = drawn
