@@ -141,6 +141,8 @@ def evict(files: list[Path]) -> Reading:
             os.fsync(opened.fileno())
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             held, pages = held + resident(opened.fileno()), pages + -(-file.stat().st_size // 4096)
+    if held > pages / 100:
+        sys.exit("page cache: a hundredth or more stayed; close what has the files open or mapped")
     return {"resident": round(held / pages, 4)}
 
 

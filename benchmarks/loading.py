@@ -125,16 +125,27 @@ def choose(case: str, data: Data, store: Store, files: list[Path]) -> Cases:
     return plain(data, store, scaled if case == "transform" else None)
 
 
+def take_cold_turns(cases: Cases, files: list[Path]) -> Round:
+    """Run a round of one turn each, none beside another: pages that one maps are not dropped."""
+    before = partial(evict, files)
+    return {
+        name: take_turns({name: prepare}, 1, before=before)[name] for name, prepare in cases.items()
+    }
+
+
 def measure(case: str, data: Data, asked: argparse.Namespace) -> list[Round]:
     """Run the rounds, and one before them that does not count."""
     store = data.store(layout=Layout(codec=asked.codec))
     files = sorted((store.path / "x").glob("c*"))
     cases = choose(case, data, store, files)
-    before = partial(evict, [data.path, *files]) if case == "cold" else dict
     rounds = []
     for _ in range(asked.repeats + 1):
         warm([data.path, *files])
-        rounds.append(take_turns(cases, asked.epochs, before=before))
+        rounds.append(
+            take_cold_turns(cases, [data.path, *files])
+            if case == "cold"
+            else take_turns(cases, asked.epochs)
+        )
     return rounds[1:]
 
 
