@@ -47,7 +47,7 @@ def server() -> Iterator[WebServer]:
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    with Web(allowed_hosts=["127.0.0.1"], stall=0.3, patience=2.0, delay=0.005) as opened:
+    with Web(allowed_hosts=["127.0.0.1"], stall=0.6, patience=2.5, delay=0.005) as opened:
         yield opened
 
 
