@@ -58,6 +58,11 @@ def _object(key: str) -> str:
     return f".git/annex/objects/{annex.object_folder(key)}/{name}/{name}"
 
 
+def downloads(folder: Path) -> Path:
+    """Return where what comes for a dataset is collected: beside it, for it may not be built."""
+    return folder.with_name(f".{folder.name}.incoming")
+
+
 def _seconds(package: DataPackage) -> int:
     day = dt.date.fromisoformat(package.released)
     return int(dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC).timestamp())
