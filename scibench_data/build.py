@@ -49,9 +49,18 @@ def key_file(key: str) -> str:
 
 def object_path(folder: Path, resource: Resource) -> Path:
     """Return where a dataset keeps the content of a resource."""
-    key = resource.key
+    return folder / _object(resource.key)
+
+
+def _object(key: str) -> str:
+    """Return where the content of a key lies, from the dataset's folder."""
     name = key_file(key)
-    return folder / ".git/annex/objects" / annex.object_folder(key) / name / name
+    return f".git/annex/objects/{annex.object_folder(key)}/{name}/{name}"
+
+
+def downloads(folder: Path) -> Path:
+    """Return where what comes for a dataset is collected: beside it, for it may not be built."""
+    return folder.with_name(f".{folder.name}.incoming")
 
 
 def _seconds(package: DataPackage) -> int:
@@ -77,9 +86,7 @@ def _commit(ref: str, message: str, seconds: int) -> bytes:
 
 def link_text(resource: Resource) -> str:
     """Return what the link at the resource's path in the work tree points to."""
-    up = "../" * resource.path.count("/")
-    name = key_file(resource.key)
-    return f"{up}.git/annex/objects/{annex.object_folder(resource.key)}/{name}/{name}"
+    return "../" * resource.path.count("/") + _object(resource.key)
 
 
 def _version_stream(package: DataPackage) -> Iterator[bytes]:
@@ -210,7 +217,8 @@ def build(folder: Path, versions: Sequence[DataPackage]) -> None:
     """Build a dataset without content beside `folder`, then give it its name.
 
     The links are placed while git imports, and git only takes note of them: ``git checkout`` of
-    20,000 links took longer than all the rest together.
+    20,000 links took longer than all the rest together. git-annex comes last: git would ask its
+    filter for each file that is no link.
     """
     for stale in folder.parent.glob(f".{folder.name}.building-*"):
         durable.remove_tree(stale)
@@ -222,10 +230,10 @@ def build(folder: Path, versions: Sequence[DataPackage]) -> None:
         commit = importing.result()
     with (beside / ".git/config").open("a", encoding="utf-8") as config:
         config.write(_local_settings(versions))
-    annex.annex("init", "--quiet", "--no-autoenable", "scibench-data", cwd=beside)
     annex.git("read-tree", "main", cwd=beside)
     annex.git("checkout-index", "--quiet", "--", *_IN_GIT, *versions[-1].lists, cwd=beside)
     annex.git("update-index", "-q", "--refresh", cwd=beside)
+    annex.annex("init", "--quiet", "--no-autoenable", "scibench-data", cwd=beside)
     durable.write_whole(beside / NOTES / "commit", f"{commit}\n".encode())
     durable.flush_filesystem(beside)
     beside.rename(folder)
@@ -253,16 +261,19 @@ def unlinked(folder: Path, resources: Iterable[Resource]) -> list[Resource]:
 
     Readers go through these links: another target, or a folder that is a link, is other data.
     """
-    real: dict[Path, bool] = {}
+    real = {"": True}
+
+    def is_real(parent: str) -> bool:
+        if parent not in real:
+            above = parent.rpartition("/")[0]
+            real[parent] = is_real(above) and _kind(folder / parent) == stat.S_IFDIR
+        return real[parent]
 
     def linked(resource: Resource) -> bool:
         path = folder / resource.path
-        for above in _folders_above(folder, path):
-            if above not in real:
-                real[above] = _kind(above) == stat.S_IFDIR
-            if not real[above]:
-                return False
-        return _kind(path) == stat.S_IFLNK and str(path.readlink()) == link_text(resource)
+        if not is_real(resource.path.rpartition("/")[0]) or _kind(path) != stat.S_IFLNK:
+            return False
+        return str(path.readlink()) == link_text(resource)
 
     return [resource for resource in resources if not linked(resource)]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from scibench_data import build as building
 from scibench_data import durable, transfer, usage
-from scibench_data.build import build, object_path
+from scibench_data.build import build, downloads, object_path
 from scibench_data.catalog import Reference, derived_folder, history, variant_of
 from scibench_data.descriptor import DataPackage, Resource
 from scibench_data.durable import Stamp
@@ -159,11 +159,36 @@ def _get(
             locked(reference, settings, progress),
             usage.using(settings.home, folder),  # again: before the first get there is no home
         ):
-            if not first.built:
-                ensure_built(reference, folder)
-            _complete(reference, settings, check=check and not first.complete, progress=progress)
+            with _building(reference, folder, settings, progress) as coming:
+                again = check and not first.complete
+                _complete(reference, settings, coming, check=again, progress=progress)
             return _existing(reference, folder)
     return _existing(reference, folder)
+
+
+@contextlib.contextmanager
+def _building(
+    reference: Reference, folder: Path, settings: Settings, progress: Progress
+) -> "Iterator[Iterator[fetching.Arrived] | None]":
+    """Build the dataset where it is not built; where all of it has to be fetched, do that at once.
+
+    Gives what then comes, or None where it is still to be asked for.
+    """
+    from scibench_data import fetching
+
+    wanted = reference.resources
+    recipe = any(has_recipe(reference, resource) for resource in wanted)
+    if is_built(folder) or recipe or settings.offline:
+        ahead = False
+    else:
+        ahead = fetching.is_all_away(folder, reference, settings)
+    with contextlib.ExitStack() as stack:
+        coming = None
+        if ahead:
+            begun = fetching.fetching(folder, reference, wanted, settings, progress)
+            coming = stack.enter_context(begun)
+        ensure_built(reference, folder)
+        yield coming
 
 
 def at_site(
@@ -277,7 +302,14 @@ def find(reference: Reference, settings: Settings) -> Dataset:
     return _existing(reference, look.folder)
 
 
-def _complete(reference: Reference, settings: Settings, *, check: bool, progress: Progress) -> None:
+def _complete(
+    reference: Reference,
+    settings: Settings,
+    coming: "Iterator[fetching.Arrived] | None",
+    *,
+    check: bool,
+    progress: Progress,
+) -> None:
     now = plan(reference, settings, check=check)
     folder = now.folder
     _must_be_sound(reference, folder)
@@ -296,8 +328,9 @@ def _complete(reference: Reference, settings: Settings, *, check: bool, progress
                 if resource.key in stamps:
                     register(resource)
             try:
-                for each in _obtain(folder, reference, wanted, settings, stamps, progress):
-                    stamps[each.resource.key] = each.stamp
+                obtained = _obtain(folder, reference, wanted, settings, stamps, progress)
+                for each in coming or obtained:
+                    _keep(folder, each, stamps)
                     register(each.resource)
             finally:  # what came is kept, whatever else did not
                 durable.write_stamps(stamps_path(folder), stamps)
@@ -327,16 +360,20 @@ def _obtain(
         )
         raise NetworkError(message)
     if remote:
-        for each in fetching.fetch(folder, reference, remote, settings, progress):
-            if not each.resource.published:
-                _record(folder, each)
-            yield each
+        with fetching.fetching(folder, reference, remote, settings, progress) as coming:
+            yield from coming
 
 
-def _record(folder: Path, arrived: "fetching.Arrived") -> None:
-    entries = read_recorded(folder) | {arrived.resource.path: arrived.note()}
-    text = json.dumps(entries, indent=1, sort_keys=True)
-    durable.write_whole(recorded_path(folder), text.encode(), replace=True)
+def _keep(folder: Path, arrived: "fetching.Arrived", stamps: dict[str, Stamp]) -> None:
+    """Put what came in its place; record what nobody published."""
+    resource = arrived.resource
+    if resource.key not in stamps:  # two paths may have the same content
+        stamps[resource.key] = transfer.put(folder, resource, arrived.file, arrived.sha256)
+    if not resource.published:
+        note = arrived.note(stamps[resource.key].size)
+        entries = read_recorded(folder) | {resource.path: note}
+        text = json.dumps(entries, indent=1, sort_keys=True)
+        durable.write_whole(recorded_path(folder), text.encode(), replace=True)
 
 
 def _hash(
@@ -393,6 +430,7 @@ def remove(reference: Reference, settings: Settings) -> int:
             for place in places:
                 for gone in place.parent.glob(f".{place.name}.removed*"):
                     durable.remove_tree(gone)
+            durable.remove_tree(downloads(folder))
     return size
 
 

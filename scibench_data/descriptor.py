@@ -5,6 +5,7 @@ lies under the key ``scibench``. Whether a descriptor is sound is for ``profile.
 """
 
 import csv
+import functools
 import hashlib
 import io
 import re
@@ -50,7 +51,7 @@ class Resource:
         """Its publisher says what its bytes are."""
         return bool(self.sha256) and not self.recorded
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """git-annex key (internals/key_format): SHA256E, with the last suffix only.
 
@@ -345,11 +346,17 @@ def _row_fault(row: Sequence[str], allowed: Collection[str] | None) -> str | Non
     return next((f"url: {fault}" for fault in faults if fault), None)
 
 
-def _listed(content: bytes, subset: str) -> Iterator[Resource]:
+@functools.lru_cache(maxsize=4)
+def _read_list(
+    content: bytes, path: str, subset: str, *, check: bool, allowed: Collection[str] | None
+) -> tuple[Resource, ...]:
+    """Read the files of a subset from their list; one verb reads the same list several times."""
+    if check and (found := list_problems(content, allowed)):
+        raise DescriptorError(path, found)
     rows = csv.reader(io.StringIO(content.decode()))
     next(rows)
-    for inner, size, sha256, urls in rows:
-        yield Resource(
+    return tuple(
+        Resource(
             name=re.sub(r"[^a-z0-9._-]+", "-", f"{subset}-{inner}".lower())[:128],
             path=f"{subset}/{inner}",
             bytes=int(size or 0),
@@ -358,6 +365,8 @@ def _listed(content: bytes, subset: str) -> Iterator[Resource]:
             sources=tuple(urls.split()),
             exact=bool(size),
         )
+        for inner, size, sha256, urls in rows
+    )
 
 
 def write_list(resources: Iterable[Resource]) -> bytes:
@@ -401,14 +410,13 @@ def list_entry(subset: str, content: bytes) -> dict[str, Any]:
 def _resources(
     tree: Any, lists: Mapping[str, bytes], *, check: bool, allowed: Collection[str] | None
 ) -> Iterator[Resource]:
+    hosts = None if allowed is None else frozenset(allowed)
     for entry in tree["resources"]:
-        content = lists.get(entry["path"])
-        if content is None:
+        path, subset = entry["path"], entry["scibench"]["subset"]
+        if path in lists:
+            yield from _read_list(lists[path], path, subset, check=check, allowed=hosts)
+        else:
             yield _resource(entry)
-            continue
-        if check and (found := list_problems(content, allowed)):
-            raise DescriptorError(entry["path"], found)
-        yield from _listed(content, entry["scibench"]["subset"])
 
 
 def _package(

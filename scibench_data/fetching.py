@@ -2,26 +2,27 @@
 
 Bytes are hashed as they come and count only if they are the published ones. What is on this disk
 already, in another version of the package or in the folder that it was added from, is not fetched.
+It is collected beside the dataset, so it can come while that is built; who asked puts it there.
 What came is kept when something else fails, and a download that was cut goes on where it ended.
 """
 
 import collections
 import contextlib
+import dataclasses
 import datetime as dt
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scibench_data import catalog, durable
-from scibench_data.build import NOTES, object_path
+from scibench_data.build import downloads, object_path
 from scibench_data.catalog import Reference
 from scibench_data.copying import share
 from scibench_data.descriptor import Resource
-from scibench_data.durable import Stamp
 from scibench_data.errors import (
     IntegrityError,
     LicenceError,
@@ -34,7 +35,6 @@ from scibench_data.origins import Origin, origins, source_of
 from scibench_data.progress import Progress, Task
 from scibench_data.settings import Settings
 from scibench_data.sources import Source, parse_source
-from scibench_data.transfer import put
 
 if TYPE_CHECKING:
     from scibench_data.web import Web
@@ -49,8 +49,10 @@ class Arrived:
 
     Attributes
     ----------
-    stamp
-        What it looked like when it was in its place, with its SHA-256.
+    file
+        Where it lies, to be moved to its place.
+    sha256
+        Of its bytes, which were hashed as they came.
     source
         Where it came from.
     left
@@ -58,15 +60,16 @@ class Arrived:
     """
 
     resource: Resource
-    stamp: Stamp
+    file: Path
+    sha256: str
     source: str
     left: tuple["Left", ...] = ()
 
-    def note(self) -> dict[str, Any]:
-        """Return what is recorded of a file whose publisher gives no checksum."""
+    def note(self, size: int) -> dict[str, Any]:
+        """Return what is recorded of a file of `size` whose publisher gives no checksum. [B]"""
         return {
-            "bytes": self.stamp.size,
-            "sha256": self.stamp.sha256,
+            "bytes": size,
+            "sha256": self.sha256,
             "source": self.source,
             "date": dt.datetime.now(dt.UTC).date().isoformat(),
         }
@@ -136,7 +139,7 @@ class _Job:
     def incoming(self, name: str) -> Path:
         """Return where what comes under `name` is collected; the next run finds it again."""
         short = hashlib.sha256(name.encode()).hexdigest()[:32]
-        return self.folder / NOTES / "incoming" / short
+        return self.folder / short
 
 
 # --- one file -------------------------------------------------------------------------------------
@@ -170,8 +173,9 @@ def _get(job: _Job, resource: Resource) -> "Arrived | list[Left]":
             target.unlink()
             left.append(Left(host=source.place, reason=_OTHER_BYTES, kind="integrity"))
             continue
-        stamp = put(job.folder, resource, target, received)
-        return Arrived(resource=resource, stamp=stamp, source=source.url, left=tuple(left))
+        return Arrived(
+            resource=resource, file=target, sha256=received, source=source.url, left=tuple(left)
+        )
     return left or [Left(host="", reason="it has no source", kind="network")]
 
 
@@ -311,57 +315,87 @@ def _origin(reference: Reference, settings: Settings) -> Origin | None:
     return None
 
 
-def take_local(
-    folder: Path, reference: Reference, wanted: Iterable[Resource], settings: Settings
-) -> list[Arrived]:
-    """Take what is on this disk already: in other versions, the site's cache, or its own folder."""
+def _nearby(
+    folder: Path, reference: Reference, settings: Settings
+) -> Callable[[Resource], Iterator[tuple[Path, bool]]]:
+    """Return what finds files on this disk that may be a resource, and says which may be linked.
+
+    They are in other versions, in the site's cache, or in the folder the package was added from.
+    """
     name = reference.package.name
     homes = filter(None, (settings.home, settings.site))
-    others = [other for home in homes for other in (home / "datasets" / name).glob("[!.]*")]
+    found = [other for home in homes for other in (home / "datasets" / name).glob("[!.]*")]
+    others = sorted(other for other in found if other != folder)
     origin = _origin(reference, settings)
-    arrived = []
-    for resource in wanted:
+
+    def places(resource: Resource) -> Iterator[tuple[Path, bool]]:
         if not resource.published:
-            continue
-        places = [(object_path(o, resource), True) for o in sorted(others) if o != folder]
+            return
+        known = [(object_path(other, resource), True) for other in others]
         if origin and isinstance(place := source_of(origin, resource), Path):
-            places.append((place, False))  # somebody's own file: never linked, it may be edited
-        for place, link in places:
-            if stamp := _take(folder, resource, place, link=link):
-                arrived.append(Arrived(resource=resource, stamp=stamp, source=str(place)))
+            known.append((place, False))  # somebody's own file: never linked, it may be edited
+        for place, link in known:
+            with contextlib.suppress(OSError):
+                if place.lstat().st_size == resource.bytes:
+                    yield place, link
+
+    return places
+
+
+def is_all_away(folder: Path, reference: Reference, settings: Settings) -> bool:
+    """Tell whether no file that was asked for can be taken from this disk."""
+    places = _nearby(folder, reference, settings)
+    return not any(True for resource in reference.resources for _ in places(resource))
+
+
+def take_local(
+    folder: Path, reference: Reference, wanted: Iterable[Resource], settings: Settings
+) -> Iterator[Arrived]:
+    """Take what is on this disk already, one after the other: move each before the next."""
+    places = _nearby(folder, reference, settings)
+    target = downloads(folder) / "local"
+    for resource in wanted:
+        for place, link in places(resource):
+            if _take(place, target, resource.sha256, link=link):
+                yield Arrived(
+                    resource=resource, file=target, sha256=resource.sha256, source=str(place)
+                )
                 break
-    return arrived
+    _tidy(target.parent)
 
 
-def _take(folder: Path, resource: Resource, place: Path, *, link: bool) -> Stamp | None:
-    """Take one file if it is there and has the published bytes."""
-    try:
-        if place.lstat().st_size != resource.bytes:
-            return None
-    except OSError:
-        return None
-    beside = folder / NOTES / "incoming" / "local"
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    beside.unlink(missing_ok=True)
+def _take(place: Path, target: Path, sha256: str, *, link: bool) -> bool:
+    """Take one file; tell whether it has the published bytes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
     with contextlib.suppress(PermissionError):
-        share(place, beside, link=link)
-        if (sha256 := durable.sha256_file(beside)) == resource.sha256:
-            return put(folder, resource, beside, sha256)
-    beside.unlink(missing_ok=True)
-    return None
+        share(place, target, link=link)
+        if durable.sha256_file(target) == sha256:
+            return True
+    target.unlink(missing_ok=True)
+    return False
+
+
+def _tidy(place: Path) -> None:
+    """Remove a folder of downloads, if nothing to go on with is in it."""
+    with contextlib.suppress(OSError):
+        place.rmdir()
 
 
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def fetch(
+@contextlib.contextmanager
+def fetching(
     folder: Path,
     reference: Reference,
     wanted: Sequence[Resource],
     settings: Settings,
     progress: Progress,
-) -> Iterator[Arrived]:
-    """Get the content of `wanted` into the dataset at `folder`; yield each file that came.
+) -> Iterator[Iterator[Arrived]]:
+    """Begin to get the content of `wanted` for the dataset at `folder`, which need not be there.
+
+    Gives each file that came, in the order of `wanted`. Leaving it ends what still goes on.
 
     Raises
     ------
@@ -374,44 +408,51 @@ def fetch(
     """
     from scibench_data.web import Web
 
-    missed: dict[str, list[Left]] = {}
-    left: collections.Counter[Left] = collections.Counter()
+    place = downloads(folder)
+    place.mkdir(parents=True, exist_ok=True)
     size = sum(resource.bytes for resource in wanted)
     with (
         progress.task("get", size or None) as task,
         Web(allowed_hosts=settings.allowed_hosts, connections=settings.connections) as web,
+        ThreadPoolExecutor(settings.connections) as pool,
     ):
-        (folder / NOTES / "incoming").mkdir(exist_ok=True)
         origin = _origin(reference, settings)
         job = _Job(
-            folder=folder, settings=settings, web=web, task=task, wanted=wanted, origin=origin
+            folder=place, settings=settings, web=web, task=task, wanted=wanted, origin=origin
         )
+        once = {resource.key: resource for resource in wanted}
+        work = {key: pool.submit(_get, job, resource) for key, resource in once.items()}
         try:
-            for resource, outcome in _in_threads(job):
-                if isinstance(outcome, Arrived):
-                    left.update(outcome.left)
-                    yield outcome
-                else:
-                    missed[resource.path] = outcome
-        finally:
-            for clone in job.clones:
-                durable.remove_tree(clone)
-    for each, count in left.items():
-        progress.say(f"{each.host}: left for another source, {each.reason} ({count} files)")
-    if missed:
-        raise _explain(reference, missed, len(wanted))
-
-
-def _in_threads(job: _Job) -> "Iterator[tuple[Resource, Arrived | list[Left]]]":
-    with ThreadPoolExecutor(job.settings.connections) as pool:
-        work = [(resource, pool.submit(_get, job, resource)) for resource in job.wanted]
-        try:
-            for resource, future in work:
-                yield resource, future.result()
+            yield _arrivals(reference, wanted, work, progress)
         except BaseException:
             job.stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+        finally:
+            for clone in job.clones:
+                durable.remove_tree(clone)
+            _tidy(place)
+
+
+def _arrivals(
+    reference: Reference,
+    wanted: Sequence[Resource],
+    work: Mapping[str, Future[Arrived | list[Left]]],
+    progress: Progress,
+) -> Iterator[Arrived]:
+    missed: dict[str, list[Left]] = {}
+    left: collections.Counter[Left] = collections.Counter()
+    for resource in wanted:
+        outcome = work[resource.key].result()
+        if isinstance(outcome, Arrived):
+            left.update(outcome.left)
+            yield dataclasses.replace(outcome, resource=resource)
+        else:
+            missed[resource.path] = outcome
+    for each, count in left.items():
+        progress.say(f"{each.host}: left for another source, {each.reason} ({count} files)")
+    if missed:
+        raise _explain(reference, missed, len(wanted))
 
 
 def _explain(reference: Reference, missed: dict[str, list[Left]], wanted: int) -> ScibenchError:

@@ -232,7 +232,8 @@ def items(home: Path) -> list[Item]:
     """Find everything that a cache is known to hold; nothing is opened but stores' manifests."""
     datasets = [item for path in _visible(home, "datasets/*/*") for item in _dataset(home, path)]
     stores = [_store(home, path) for path in _visible(home, "stores/*")]
-    return [*datasets, *stores, *_unfinished(home), *_set_aside(home), *_leftovers(home)]
+    unfinished = [*_downloads(home), *_unfinished(home)]
+    return [*datasets, *stores, *unfinished, *_set_aside(home), *_leftovers(home)]
 
 
 def _visible(home: Path, pattern: str) -> list[Path]:
@@ -255,6 +256,15 @@ def _dataset(home: Path, path: Path) -> Iterator[Item]:
     if incoming:
         yield Item(
             home=home, kind="partial", name=name, version=version, paths=incoming, locks=locks
+        )
+
+
+def _downloads(home: Path) -> Iterator[Item]:
+    for path in sorted(home.glob("datasets/*/.*.incoming")):
+        name, version = path.parent.name, path.name[1:].removesuffix(".incoming")
+        locks = (f"{name}-{version}.lock",)
+        yield Item(
+            home=home, kind="partial", name=name, version=version, paths=(path,), locks=locks
         )
 
 

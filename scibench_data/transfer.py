@@ -65,9 +65,10 @@ def put(folder: Path, resource: Resource, file: Path, sha256: str) -> Stamp:
     `register` tells git-annex afterwards.
     """
     place = object_path(folder, resource)
-    if place.parent.exists():
+    try:
+        place.parent.mkdir(parents=True)
+    except FileExistsError:
         place.parent.chmod(0o755)
-    place.parent.mkdir(parents=True, exist_ok=True)
     file.chmod(0o444)
     file.replace(place)
     place.parent.chmod(0o555)

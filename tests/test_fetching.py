@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from parcels import File, Parcel
-from webserver import WebServer
+from webserver import WebServer, wait_until
 
 import scibench_data as sbd
-from scibench_data import fetching
+from scibench_data import cache, dataset, fetching
 from scibench_data.errors import (
     IntegrityError,
     LicenceError,
@@ -275,7 +275,7 @@ def test_members_of_an_archive_come_with_one_download(
 
     assert _content(data) == {path: file.content for path, file in files.items()}
     assert len(one.asked("/all")) == 1
-    assert not list((data.folder / ".git/scibench-data/incoming").iterdir())
+    assert [path.name for path in data.folder.parent.iterdir()] == ["1.0.0"]
 
 
 def test_an_archive_without_the_member_or_with_other_bytes_is_refused(
@@ -385,6 +385,44 @@ def test_what_only_people_can_get_is_said(settings: Settings) -> None:
     assert sbd.plan(f"{name}:raw", settings=settings).bytes == 10**12
     with pytest.raises(LicenceError, match="a Globus account"):
         sbd.get(f"{name}:raw", settings=settings)
+
+
+def test_files_come_while_the_dataset_is_built(
+    one: WebServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = [one.serve(f"/{n}", CONTENT + bytes([n])) for n in range(3)]
+    files = {f"{n}.bin": File(CONTENT + bytes([n]), [url]) for n, url in enumerate(urls)}
+    name = Parcel(files=files).register(settings.home)
+
+    def stopped(*_: object) -> None:
+        wait_until(lambda: len(one.log) == 3 and len(list(coming.iterdir())) == 3)
+        raise KeyboardInterrupt
+
+    coming = settings.home / "datasets/parcel/.1.0.0.incoming"
+    with monkeypatch.context() as patched:
+        patched.setattr(dataset, "build", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            sbd.get(name, settings=settings)
+    assert [(e.kind, e.version, e.path) for e in cache.ls(settings=settings)] == [
+        ("partial", "1.0.0", coming)
+    ]
+
+    data = sbd.get(name, settings=settings)
+
+    assert _content(data) == {path: file.content for path, file in files.items()}
+    assert len(one.log) == 3  # none was asked for again
+    assert not coming.exists()
+
+
+def test_two_paths_with_the_same_bytes_come_once(one: WebServer, settings: Settings) -> None:
+    url = one.serve("/a.bin", CONTENT)
+    files = {f"{n}.bin": File(CONTENT, [url]) for n in "abc"}
+    name = Parcel(files=files).register(settings.home)
+
+    data = sbd.get(name, settings=settings)
+
+    assert _content(data) == dict.fromkeys(files, CONTENT)
+    assert len(one.log) == 1
 
 
 # --- at the command line --------------------------------------------------------------------------

@@ -231,7 +231,7 @@ def test_files_of_a_published_datalad_dataset(
     data = sbd.get(name, settings=settings)
 
     assert _files(data) == {"data/y.bin": CONTENT}
-    assert not list((data.folder / ".git/scibench-data/incoming").iterdir())
+    assert [path.name for path in data.folder.parent.iterdir()] == ["1.0.0"]
 
 
 # --- a site's cache, no network -------------------------------------------------------------------
