@@ -15,7 +15,6 @@ from scibench_data.errors import IntegrityError, ScibenchError, SpaceError
 from scibench_data.fetching import Arrived
 from scibench_data.progress import SILENT, Progress
 from scibench_data.settings import Settings
-from scibench_data.transfer import put
 
 
 def make(
@@ -25,7 +24,7 @@ def make(
     settings: Settings,
     progress: Progress,
 ) -> Iterator[Arrived]:
-    """Make the content of `wanted` in the dataset at `folder`; yield each file that is right.
+    """Make the content of `wanted`; yield each file that is right: move it before the next.
 
     Raises
     ------
@@ -46,10 +45,8 @@ def make(
         for path in _simulate(package.name, parameters, files, settings.jobs, progress):
             resource = resources[path]
             if (sha256 := durable.sha256_file(files[path])) == resource.sha256:
-                stamp = put(folder, resource, files[path], sha256)
-                yield Arrived(
-                    resource=resource, stamp=stamp, source=f"the recipe of {package.name}"
-                )
+                source = f"the recipe of {package.name}"
+                yield Arrived(resource=resource, file=files[path], sha256=sha256, source=source)
             else:
                 bad.append(resource.path)
     if bad:
