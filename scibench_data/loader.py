@@ -146,12 +146,11 @@ class Source:
 
     @cached_property
     def _intake(self) -> Intake:
-        light = all(isinstance(reader, Resident) for reader in self._readers)
-        rows = all(reader.block == 1 for reader in self._readers)
         return Intake(
             readers=self._readers,
             fields=self._fields,
-            threads=0 if light else 1 if rows else min(THREADS, len(os.sched_getaffinity(0))),
+            threads=min(THREADS, len(os.sched_getaffinity(0))),
+            eager=any(reader.block > 1 for reader in self._readers),
             buffers=Buffers(pinned=self.pinned),
         )
 
@@ -171,7 +170,9 @@ class Source:
         block = max(reader.block for reader in self._readers)
         sample = sum(math.prod(f.shape(1)) * f.dtype.itemsize for f in self._fields.values())
         kind = _kind(order.get("shuffle", False), block)
-        window = (READ_BYTES if block == 1 and kind != "block" else MIXED_BYTES) // max(sample, 1)
+        if kind == "block":
+            block = max(reader.near for reader in self._readers)
+        window = (READ_BYTES if block == 1 else MIXED_BYTES) // max(sample, 1)
         return plan(
             self.indices(split),
             Reading(block=block, window=max(window // batch_size, 1) * batch_size),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Job = Callable[[], None]
-_LARGE_ROW = 4096  # copying rows one by one costs less than a copy of them all from here on [B]
+_PART_BYTES = 4 << 20  # read by one job, where less can be [B]
 
 
 class Reader(Protocol):
@@ -42,6 +43,10 @@ class Reader(Protocol):
     def block(self) -> int:
         """Rows that can only be read together; 1 where each can be read alone. [1]"""
 
+    @property
+    def near(self) -> int:
+        """Rows that are read sooner together than apart, where the order leaves a choice. [1]"""
+
     def jobs(self, rows: Indices, out: Arrays) -> Iterator[Job]:
         """Give the work of reading `rows` of each array into ``out[name]``, in this order."""
 
@@ -52,6 +57,7 @@ class Resident:
 
     arrays: Arrays
     block: int = 1
+    near: int = 1
 
     @property
     def names(self) -> Sequence[str]:
@@ -78,13 +84,21 @@ class Rows:
     block: int = 1
 
     @property
+    def near(self) -> int:
+        """Rows of a few chunks: they follow each other on the disk. [1]"""
+        return self.stored.block
+
+    @property
     def names(self) -> Sequence[str]:
         """The array's name."""
         return [self.name]
 
     def jobs(self, rows: Indices, out: Arrays) -> Iterator[Job]:
-        """Give one job, which reads straight into place."""
-        yield partial(self.stored.read_rows, rows, out[self.name])
+        """Give a job for every few rows that are near each other, read straight into place."""
+        places = np.argsort(rows, kind="stable")
+        each = max(_PART_BYTES // max(self.stored.row_bytes, 1), 1)
+        for start in range(0, len(places), each):
+            yield partial(self.stored.read_rows, rows, out[self.name], places[start : start + each])
 
 
 class Chunks:
@@ -92,7 +106,7 @@ class Chunks:
 
     def __init__(self, name: str, stored: Stored) -> None:
         self.names = [name]
-        self.block = stored.chunk
+        self.block = self.near = stored.chunk
         self._stored = stored
         self._scratch = threading.local()
 
@@ -103,18 +117,22 @@ class Chunks:
         Chunks.__init__(self, *state)
 
     def jobs(self, rows: Indices, out: Arrays) -> Iterator[Job]:
-        """Give a job for each chunk: unpacked where it stays in the processor's cache."""
-        values = out[self.names[0]]
-        for number, places in _grouped(rows, self.block):
-            yield partial(self._read, number, places, rows, values)
+        """Give a job for every few chunks: unpacked where they stay in the processor's cache."""
+        chunks = list(_grouped(rows, self.block))
+        each = max(_PART_BYTES // (self.block * self._stored.row_bytes or 1), 1)
+        for start in range(0, len(chunks), each):
+            yield partial(self._read, chunks[start : start + each], rows, out[self.names[0]])
 
-    def _read(self, number: int, places: Indices, rows: Indices, out: npt.NDArray[Any]) -> None:
+    def _read(
+        self, chunks: Sequence[tuple[int, Indices]], rows: Indices, out: npt.NDArray[Any]
+    ) -> None:
         scratch = getattr(self._scratch, "values", None)
         if scratch is None:
             shape = (self.block, *self._stored.shape[1:])
             scratch = self._scratch.values = np.empty(shape, self._stored.dtype)
-        self._stored.read_chunk(number, scratch)
-        scatter(scratch, rows[places] - number * self.block, out, places)
+        for number, places in chunks:
+            self._stored.read_chunk(number, scratch)
+            scatter(scratch, rows[places] - number * self.block, out, places)
 
 
 class Blocks:
@@ -124,7 +142,7 @@ class Blocks:
         from dask.base import optimize
 
         self.names = list(arrays)
-        self.block = max(array.chunks[0][0] for array in arrays.values())
+        self.block = self.near = max(array.chunks[0][0] for array in arrays.values())
         even = [_even(array, self.block) for array in arrays.values()]
         made = optimize(*even)
         self._keys = [(array.name, *(0 for _ in array.shape[1:])) for array in made]
@@ -156,23 +174,21 @@ def _even(array: da.Array, rows: int) -> da.Array:
 
 
 def _grouped(rows: Indices, block: int) -> Iterator[tuple[int, Indices]]:
-    """Give the number of each block that `rows` touch, and the places of its rows."""
-    numbers = rows // block
-    order = np.argsort(numbers, kind="stable")
-    starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
-    for places in np.split(order, starts[1:]):
-        yield int(numbers[places[0]]), places
+    """Give the number of each block that `rows` touch, and the places of its rows, in order."""
+    order = np.argsort(rows, kind="stable")
+    numbers = rows[order] // block
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    ends = [*starts[1:].tolist(), len(rows)]
+    for number, start, end in zip(numbers[starts].tolist(), starts.tolist(), ends, strict=True):
+        yield number, order[start:end]
 
 
 def scatter(
     values: npt.NDArray[Any], rows: Indices, out: npt.NDArray[Any], places: Indices
 ) -> None:
     """Copy ``values[rows]`` to ``out[places]``."""
-    if values[:1].nbytes < _LARGE_ROW:
-        out[places] = values[rows]
-        return
-    for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-        out[place] = values[row]
+    whole = np.array_equal(rows, np.arange(len(values)))
+    out[places] = values if whole else values[rows]
 
 
 class Buffers:
@@ -235,36 +251,42 @@ class _Window:
             name: buffers.take(field.shape(self.size), field.dtype)
             for name, field in {**fields, "index": index}.items()
         }
+        self.seconds = 0.0
         self._samples = samples
         self._fields = fields
         self._places = {name: tensor.numpy()[left:] for name, tensor in self.tensors.items()}
         self._places["index"][:] = samples
         self._futures: list[Future[None]] = []
 
-    def begin(self, readers: Sequence[Reader], pool: ThreadPoolExecutor | None) -> None:
-        """Read into it, in the threads of `pool` or here and now."""
+    def _jobs(self, readers: Sequence[Reader]) -> Iterator[Job]:
         for reader in readers:
             span = self._fields[reader.names[0]].span
             rows = self._samples
             if span > 1:
                 rows = np.add.outer(rows, np.arange(span)).ravel()
             out = {n: self._places[n].reshape(-1, *self._fields[n].row) for n in reader.names}
-            for job in reader.jobs(rows, out):
-                if pool:
-                    self._futures.append(pool.submit(job))
-                else:
-                    job()
+            yield from reader.jobs(rows, out)
 
-    def finish(self, before: _Window | None, left: int) -> None:
-        """Wait until it is read, and take over the last `left` samples of the window before."""
-        for future in self._futures:
-            future.result()
+    def begin(self, readers: Sequence[Reader], pool: ThreadPoolExecutor) -> None:
+        """Read into it in the threads of `pool`."""
+        self._futures = [pool.submit(job) for job in self._jobs(readers)]
+
+    def finish(self, readers: Sequence[Reader], before: _Window | None, left: int) -> None:
+        """Wait until it is read, or read it; take the last `left` samples of the one before."""
+        if self._futures:
+            for future in self._futures:
+                future.result()
+        else:
+            started = time.perf_counter()
+            for job in self._jobs(readers):
+                job()
+            self.seconds = time.perf_counter() - started
         if before and left:
             for name, values in self.tensors.items():
                 values[:left] = before.tensors[name][before.size - left :]
 
     def cancel(self) -> None:
-        """Begin nothing more, and wait for what has begun."""
+        """Begin nothing more of it."""
         for future in self._futures:
             future.cancel()
 
@@ -278,49 +300,53 @@ class Intake:
     readers
         Each gets arrays of one span.
     threads
-        How many jobs run at the same time; 0 reads when asked, without a thread. [1]
+        How many jobs run at the same time. [1]
+    eager
+        Whether a window is always read while the one before is used. Where reading is no more than
+        copying, that costs more than it brings unless batches are worked on, which is watched.
     """
 
     readers: Sequence[Reader]
     fields: Mapping[str, Field]
     threads: int
+    eager: bool
     buffers: Buffers
 
     def batches(self, plan: Plan, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Give batches, each a slice of a window; while one window is used up the next is read."""
-        if not self.threads:
-            yield from self._cut(plan, batch_size, None)
-            return
+        """Give batches, each a slice of a window."""
         with ThreadPoolExecutor(self.threads, "scibench-read") as pool:
-            yield from self._cut(plan, batch_size, pool)
+            windows = self._windows(plan, batch_size)
+            before, left, ahead = None, 0, self.eager
+            window = next(windows, None)
+            if window and ahead:
+                window.begin(self.readers, pool)
+            try:
+                while window:
+                    window.finish(self.readers, before, left)
+                    left = window.size % batch_size
+                    # the memory of the one before is free from here on, and the next may take it
+                    before, window = window, next(windows, None)
+                    if window and ahead:
+                        window.begin(self.readers, pool)
+                    used = 0.0
+                    for start in range(0, before.size - left, batch_size):
+                        given = time.perf_counter()
+                        yield _cut(before, start, start + batch_size)
+                        used += time.perf_counter() - given
+                    ahead = ahead or used > before.seconds
+                if before and left:
+                    yield _cut(before, before.size - left, before.size)
+            finally:
+                if window:
+                    window.cancel()
 
-    def _cut(
-        self, plan: Plan, batch_size: int, pool: ThreadPoolExecutor | None
-    ) -> Iterator[dict[str, torch.Tensor]]:
-        windows = self._begun(plan, batch_size, pool)
-        before, left = None, 0
-        window = next(windows, None)
-        try:
-            while window:
-                window.finish(before, left)
-                left = window.size % batch_size
-                # the memory of the one before is free from here on, and the next is begun in it
-                before, window = window, next(windows, None)
-                for start in range(0, before.size - left, batch_size):
-                    stop = start + batch_size
-                    yield {name: values[start:stop] for name, values in before.tensors.items()}
-            if before and left:
-                yield {n: values[before.size - left :] for n, values in before.tensors.items()}
-        finally:
-            if window:
-                window.cancel()
-
-    def _begun(
-        self, plan: Plan, batch_size: int, pool: ThreadPoolExecutor | None
-    ) -> Iterator[_Window]:
+    def _windows(self, plan: Plan, batch_size: int) -> Iterator[_Window]:
         left = 0
         for samples in plan.windows():
             window = _Window(left, samples, self.fields, self.buffers)
-            window.begin(self.readers, pool)
             left = window.size % batch_size
             yield window
+
+
+def _cut(window: _Window, start: int, stop: int) -> dict[str, torch.Tensor]:
+    return {name: values[start:stop] for name, values in window.tensors.items()}

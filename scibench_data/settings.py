@@ -54,7 +54,7 @@ class Settings:
     progress: bool = True
     lock_timeout: float = 3600.0
     site: Path | None = None
-    connections: int = 8
+    connections: int = 12
     mirrors: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
 

@@ -39,7 +39,7 @@ _LZ4_LEVEL = 5  # lower levels save less and are no faster
 _UNPACK = {"none": 0.0, "lz4": 0.4, "zstd": 1.5}  # seconds of a core for a GB of values, measured
 _READ = 2.0  # seconds that a shared file system takes for a GB, about
 _SHARD_BYTES = (8 << 20, 64 << 20)  # of a file where nobody says: for small arrays, at most [B]
-_FILES = 256  # of an array, before its files get larger
+_FILES = 64  # of an array, before its files get larger
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RESERVED = {"add_offset", "coordinates", "dtype", "missing_value", "scale_factor"}
 
@@ -54,7 +54,7 @@ class Layout:
         Most that is unpacked at once, before packing. [B]
     shard_bytes
         Most that a file holds, before packing; rows are never cut. 0 means 8 MiB, and up to 64 MiB
-        for an array that would have more than 256 files. [B]
+        for an array that would have more than 64 files. [B]
     codec
         ``"lz4"`` is Blosc's, with the bytes of numbers shuffled: quick, for what is smooth.
         ``"auto"`` packs two chunks of each array in every way and takes the one that would be read

@@ -13,7 +13,9 @@ import hashlib
 import json
 import math
 import mmap
+import operator
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 _ABSENT = 2**64 - 1  # offset and length of a chunk that a shard doesn't have
 _OPEN_FILES = 512  # of one array; systems allow a process 1,024 of all kinds
-_LONG = 256 << 10  # a system call is the quicker way for longer runs, a mapped page for shorter [B]
+_PLACES = 1024  # of one system call: IOV_MAX of Linux
 _BLOCK_BYTES = 2 << 20  # a block of a Dask graph: small to a processor's cache, large to a task [B]
 _PACKED = {"zstd", "blosc"}
 
@@ -47,27 +49,26 @@ class _File:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
 
-    @functools.cached_property
-    def mapped(self) -> npt.NDArray[np.uint8]:
-        """The file's bytes, read when they are looked at; all of them are asked for now."""
-        os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-        return np.frombuffer(
-            mmap.mmap(self.descriptor, 0, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ),
-            np.uint8,
-        )
+    def read(self, offset: int, size: int, into: Sequence[memoryview]) -> None:
+        """Read `size` bytes, which `into` has room for, in one system call."""
+        if os.preadv(self.descriptor, into, offset) != size:
+            raise self._cut_short(offset + size)
 
-    def read(self, offset: int, into: memoryview) -> None:
-        """Read as many bytes as `into` has."""
-        got = os.preadv(self.descriptor, [into], offset)
-        while 0 < got < into.nbytes:  # a call gives 2 GiB at most
-            more = os.preadv(self.descriptor, [into[got:]], offset + got)
-            got = got + more if more else 0
-        if got != into.nbytes:
-            message = (
-                f"{self.path}: ends before byte {offset + into.nbytes}, damaged since it was "
-                "verified; run the same again"
-            )
-            raise IntegrityError(message)
+    def look(self, offset: int, size: int) -> npt.NDArray[np.uint8]:
+        """Return bytes as they lie in the page cache, without copying them."""
+        if offset + size > len(self._octets):
+            raise self._cut_short(offset + size)
+        return self._octets[offset : offset + size]
+
+    @functools.cached_property
+    def _octets(self) -> npt.NDArray[np.uint8]:
+        os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)  # it will all be looked at
+        return np.frombuffer(mmap.mmap(self.descriptor, 0, prot=mmap.PROT_READ), np.uint8)
+
+    def _cut_short(self, end: int) -> IntegrityError:
+        what = f"{self.path}: ends before byte {end}, damaged since it was verified"
+        message = f"{what}; run the same again"
+        return IntegrityError(message)
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,17 @@ class Stored:
         return self.dtype.itemsize * math.prod(self.shape[1:])
 
     @functools.cached_property
+    def block(self) -> int:
+        """Rows of whole chunks, about 2 MiB, that are worth reading together. [1]"""
+        each = max(_BLOCK_BYTES // max(self.chunk * self.row_bytes, 1), 1) * self.chunk
+        return min(each, self.shard)
+
+    @functools.cached_property
     def fits(self) -> bool:
         """Whether the array can stay in the machine's memory, so that mapping it is worth it."""
-        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return self.shape[0] * self.row_bytes <= pages // 2
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        files = -(-self.shape[0] // self.shard)
+        return self.shape[0] * self.row_bytes <= memory // 2 and files <= _OPEN_FILES
 
     @functools.cached_property
     def name(self) -> str:
@@ -124,14 +132,15 @@ class Stored:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: another process opens its own."""
-        return {key: value for key, value in self.__dict__.items() if key != "_file"}
+        return {
+            key: value for key, value in self.__dict__.items() if key not in {"_file", "_table"}
+        }
 
     def to_dask(self) -> da.Array:
         """Return a Dask array of blocks of about 2 MiB, which are whole chunks."""
         import dask.array as da
 
-        each = max(_BLOCK_BYTES // (self.chunk * self.row_bytes), 1) * self.chunk
-        chunks = (min(each, self.shard), *self.shape[1:])
+        chunks = (self.block, *self.shape[1:])
         array: da.Array = da.from_array(
             self, chunks, name=self.name, asarray=False, fancy=False, inline_array=True
         )
@@ -147,7 +156,7 @@ class Stored:
             return view
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         if self.codec == "none":
-            self.read_rows(np.arange(start, stop), out)
+            self.read_rows(np.arange(start, stop), out, np.arange(stop - start))
             return out
         for number in range(start // self.chunk, -(-stop // self.chunk)):
             first = number * self.chunk
@@ -164,50 +173,64 @@ class Stored:
     def _view(self, start: int, stop: int) -> npt.NDArray[Any] | None:
         """Return rows as they lie in a mapped file; None where they don't lie there in a row."""
         number, within = divmod(start, self.shard)
-        one_file = start < stop <= (number + 1) * self.shard
-        file = self._file(number) if one_file and self.codec == "none" and self.fits else None
-        if file is None:
+        if not (self.codec == "none" and self.fits and start < stop <= (number + 1) * self.shard):
             return None
-        first, last = within // self.chunk, (stop - 1 - number * self.shard) // self.chunk
-        size = self.chunk * self.row_bytes
-        offset = file.places[first][0]
-        if file.places[first : last + 1] != [
-            (offset + place * size, size) for place in range(last + 1 - first)
-        ]:
+        if (table := self._table(number)) is None:
             return None
-        begin = offset + within % self.chunk * self.row_bytes
-        octets: npt.NDArray[Any] = file.mapped[begin : begin + (stop - start) * self.row_bytes]
-        return octets.view(self.dtype).reshape(stop - start, *self.shape[1:])
+        octets = table[within : within + stop - start]
+        values: npt.NDArray[Any] = octets.reshape(-1).view(self.dtype)
+        return values.reshape(stop - start, *self.shape[1:])
 
-    def read_rows(self, rows: Indices, out: npt.NDArray[Any]) -> None:
-        """Read any rows of an array that isn't packed, in the order asked for.
+    @functools.cached_property
+    def _table(self) -> Callable[[int], npt.NDArray[np.uint8] | None]:
+        """Return a file's rows as they lie in the page cache, or None: they are not in a row."""
+        return functools.cache(self._map)
+
+    def _map(self, number: int) -> npt.NDArray[np.uint8] | None:
+        file = self._file(number)
+        size = self.chunk * self.row_bytes
+        chunks = -(-min(self.shard, self.shape[0] - number * self.shard) // self.chunk)
+        in_a_row = [(place * size, size) for place in range(chunks)]
+        if file is None or file.places[:chunks] != in_a_row or not size:
+            return None
+        return file.look(0, chunks * size).reshape(-1, self.row_bytes)
+
+    def read_rows(self, rows: Indices, out: npt.NDArray[Any], places: Indices) -> None:
+        """Read ``rows[places]`` to ``out[places]``; the array must not be packed.
+
+        Rows that follow each other in a file are read by one system call, wherever they go to;
+        those that stand alone are copied from the page cache, where the array fits into memory.
 
         Parameters
         ----------
         out
-            Where to, C-contiguous, shape (len(rows), ...).
+            C-contiguous, shape (len(rows), ...).
+        places
+            In increasing order of their rows.
         """
+        wanted = rows[places]
+        starts = np.flatnonzero((np.diff(wanted, prepend=-2) != 1) | (wanted % self.chunk == 0))
+        octets = out.reshape(len(rows), -1).view(np.uint8)
+        targets = places.tolist()
+        if self.fits and 4 * len(starts) > len(wanted):
+            numbers, within = np.divmod(wanted, self.shard)
+            found = [self._table(number) for number in numbers.tolist()]
+            tables = [table for table in found if table is not None]
+            if len(tables) == len(found):
+                for place, table, row in zip(targets, tables, within.tolist(), strict=True):
+                    octets[place] = table[row]
+                return
+        ends = [*starts[1:].tolist(), len(wanted)]
         size = self.row_bytes
-        octets = out.reshape(-1).view(np.uint8)
-        into, mapped = octets.data, self.fits
-        starts = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (rows % self.chunk == 0))
-        ends = [*starts[1:].tolist(), len(rows)]
-        files, within = np.divmod(rows[starts], self.shard)
-        chunks, first = np.divmod(within, self.chunk)
-        runs = zip(
-            starts.tolist(), ends, files.tolist(), chunks.tolist(), first.tolist(), strict=True
-        )
-        for start, end, number, chunk, row in runs:
+        for start, end, row in zip(starts.tolist(), ends, wanted[starts].tolist(), strict=True):
+            number, within = divmod(row, self.shard)
             file = self._file(number)
-            place = file.places[chunk] if file else None
-            if not file or not place or place[0] == _ABSENT:
-                out[start:end] = self.fill
+            offset = file.places[within // self.chunk][0] if file else _ABSENT
+            if file is None or offset == _ABSENT:
+                out[places[start:end]] = self.fill
                 continue
-            offset, length = place[0] + row * size, (end - start) * size
-            if mapped and length < _LONG and offset + length <= len(file.mapped):
-                octets[start * size : end * size] = file.mapped[offset : offset + length]
-            else:
-                file.read(offset, into[start * size : end * size])
+            offset += within % self.chunk * size
+            _scatter(file, offset, octets, targets[start:end])
 
     def read_chunk(self, number: int, out: npt.NDArray[Any]) -> None:
         """Read and unpack a chunk; rows after the array's end are whatever the file has.
@@ -223,8 +246,7 @@ class Stored:
         if file is None or offset == _ABSENT:
             out[:] = self.fill
             return
-        packed = bytearray(size)
-        file.read(offset, memoryview(packed))
+        packed = self._packed(file, offset, size)
         try:
             _unpack(self.codec, packed, out)
         except (RuntimeError, ValueError) as error:
@@ -234,9 +256,16 @@ class Stored:
             )
             raise IntegrityError(message) from error
 
+    def _packed(self, file: _File, offset: int, size: int) -> npt.NDArray[np.uint8]:
+        if self.fits:
+            return file.look(offset, size)
+        packed = np.empty(size, np.uint8)
+        file.read(offset, size, [packed.data])
+        return packed
+
     @functools.cached_property
-    def _file(self) -> Any:
-        """Return a file by its number, None where all of it is fill value; a few stay open."""
+    def _file(self) -> Callable[[int], _File | None]:
+        """Return a file by its number, None where all of it is fill value; some stay open."""
         return functools.lru_cache(_OPEN_FILES)(self._open)
 
     def _open(self, number: int) -> _File | None:
@@ -252,10 +281,24 @@ class Stored:
             file.places.append((0, size))
             return file
         read = bytearray(table + checksum)
-        file.read(max(size - len(read), 0) if self.at_end else 0, memoryview(read))
+        place = max(size - len(read), 0) if self.at_end else 0
+        file.read(place, len(read), [memoryview(read)])
         _check_index(path, bytes(read[:table]), bytes(read[table:]))
         file.places.extend(map(tuple, np.frombuffer(read[:table], "<u8").reshape(-1, 2).tolist()))
         return file
+
+
+def _scatter(
+    file: _File, offset: int, octets: npt.NDArray[np.uint8], places: Sequence[int]
+) -> None:
+    """Read rows that lie in a row to rows `places` of `octets`."""
+    size = octets.shape[1]
+    if places[-1] - places[0] == len(places) - 1 and all(map(operator.lt, places, places[1:])):
+        file.read(offset, size * len(places), [octets[places[0] : places[-1] + 1].reshape(-1).data])
+        return
+    for start in range(0, len(places), _PLACES):
+        part = [octets[place].data for place in places[start : start + _PLACES]]
+        file.read(offset + start * size, len(part) * size, part)
 
 
 def _check_index(path: Path, table: bytes, checksum: bytes) -> None:
@@ -266,7 +309,7 @@ def _check_index(path: Path, table: bytes, checksum: bytes) -> None:
         raise IntegrityError(message)
 
 
-def _unpack(codec: str, packed: bytearray, out: npt.NDArray[Any]) -> None:
+def _unpack(codec: str, packed: npt.NDArray[np.uint8], out: npt.NDArray[Any]) -> None:
     from numcodecs import blosc, zstd  # type: ignore[import-untyped]
 
     {"zstd": zstd.decompress, "blosc": blosc.decompress}[codec](packed, out)

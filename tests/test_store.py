@@ -153,7 +153,7 @@ def test_the_default_layout_cuts_the_sample_into_several_files_of_some_chunks() 
     large = shard.plan_grid("images", stacks, Layout(codec="none"))
 
     assert (small.chunk, small.shard, small.files) == (64, 1024, 5)
-    assert (large.chunk, large.shard, large.files) == (8, 512, 196)
+    assert (large.chunk, large.shard, large.files) == (8, 1024, 98)
 
 
 def test_noise_stays_raw_and_what_shrinks_is_packed() -> None:

@@ -62,7 +62,7 @@ def test_any_rows_equal_those_of_zarr_python(
     np.testing.assert_array_equal(array.to_dask().compute(), values)
     np.testing.assert_array_equal(array[start:stop, :, :], values[start:stop])
     if codec == "none":
-        array.read_rows(wanted, out)
+        array.read_rows(wanted, out, np.argsort(wanted, kind="stable"))
         np.testing.assert_array_equal(out, values[wanted])
 
 
@@ -89,7 +89,7 @@ def test_what_was_never_written_is_fill_value(tmp_path: Path, codec: str, shards
     np.testing.assert_array_equal(found.to_dask().compute(), expected)
     if codec == "none":
         out = np.empty_like(expected)
-        found.read_rows(np.arange(32), out)
+        found.read_rows(np.arange(32), out, np.arange(32))
         np.testing.assert_array_equal(out, expected)
 
 
@@ -100,11 +100,12 @@ def test_long_runs_and_short_ones_are_the_same(
     array = written(tmp_path / "a", values, 4, shards=(16, 32))
     rows = np.concatenate([np.arange(3, 40), [1, 60], np.arange(10)])
 
-    for long in (1, 256, 1 << 20):
-        monkeypatch.setattr(stored, "_LONG", long)
-        out = np.empty((len(rows), 32), "f4")
-        array.read_rows(rows, out)
-        np.testing.assert_array_equal(out, values[rows])
+    for places in (1, 3, 1024):
+        monkeypatch.setattr(stored, "_PLACES", places)
+        for order in (rows, np.sort(rows), rows[::-1], rows[:38], rows[38:40]):
+            out = np.empty((len(order), 32), "f4")
+            array.read_rows(order, out, np.argsort(order, kind="stable"))
+            np.testing.assert_array_equal(out, values[order])
 
 
 def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +115,7 @@ def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = np.random.default_rng(0).integers(0, 20, 200)
     out = np.empty((200, 4), "i4")
 
-    array.read_rows(rows, out)
+    array.read_rows(rows, out, np.argsort(rows, kind="stable"))
 
     np.testing.assert_array_equal(out, values[rows])
 
@@ -153,7 +154,7 @@ def test_a_file_cut_short_is_named(tmp_path: Path, mapped: bool) -> None:
     (tmp_path / "a/c/1/0").write_bytes(b"\0" * 10)
 
     with pytest.raises(IntegrityError, match="c/1/0: ends before byte"):
-        array.read_rows(np.arange(8), np.empty((8, 4), "f4"))
+        array.read_rows(np.array([0, 2, 5, 7]), np.empty((4, 4), "f4"), np.arange(4))
 
 
 @pytest.mark.parametrize("codec", ["zstd", "blosc"])
