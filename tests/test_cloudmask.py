@@ -477,3 +477,19 @@ def test_neighbourhoods_are_means_and_deviations_within_the_scene() -> None:
     corner = channels[0, 4, :2, :2]
     assert features[0, 11 + 4, 0, 0] == pytest.approx(float(corner.mean()), abs=1e-5)
     assert features[0, 22 + 4, 0, 0] == pytest.approx(float(corner.std(correction=0)), abs=1e-4)
+
+
+def test_it_learns_one_batch_by_heart(data: Scenes) -> None:
+    torch.manual_seed(0)
+    model = MODEL.build(MODEL.Config(**SMALL | {"width": 8}), data)
+    batch = next(data.batches("train", 3))
+    channels = MODEL.features(batch)[..., :24, :24]
+    cloudy = MODEL.labels(batch)[..., :24, :24].float()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(40):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(channels), cloudy)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+    assert ((model(channels) > 0) == (cloudy > 0)).float().mean() > 0.97

@@ -420,3 +420,18 @@ def test_the_rate_follows_the_progress(stripes: Patterns) -> None:
         optimizer.step()
 
         assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * MODEL.rate(progress))
+
+
+def test_it_learns_one_batch_by_heart(stripes: Patterns) -> None:
+    torch.manual_seed(0)
+    model = MODEL.build(MODEL.Config(hidden=32, dropout=0.0, shift=0), stripes)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    batch = next(stripes.batches("train", 16))
+    loss = model.loss(batch, 0.0)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss = model.loss(batch, 0.0)
+
+    assert loss.item() < 0.02

@@ -424,3 +424,20 @@ def test_odd_sizes_are_refused(pairs: Pairs) -> None:
 
     with pytest.raises(UsageError, match="48 x 45 pixels, expected multiples of 8"):
         MODEL.build(MODEL.Config(), odd)
+
+
+def test_it_learns_one_batch_by_heart(pairs: Pairs) -> None:
+    torch.manual_seed(0)
+    model = MODEL.build(MODEL.Config(), pairs)
+    batch = {name: values[:1] for name, values in next(pairs.batches("train", 8)).items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(100):
+        x, y = batch["noisy"], batch["clean"]
+        loss = torch.nn.functional.mse_loss(model(x), y) / model.grey[3] ** 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+
+    assert losses[-1] < 0.1

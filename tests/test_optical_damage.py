@@ -477,3 +477,19 @@ def test_training_on_damage_is_refused(frames: Frames) -> None:
 
     with pytest.raises(UsageError, match="24 training frames show damage"):
         MODEL.build(MODEL.Config(), mixed)
+
+
+def test_it_learns_one_batch_by_heart(frames: Frames) -> None:
+    torch.manual_seed(0)
+    model = MODEL.build(MODEL.Config(), frames)
+    batch = next(frames.batches("train", 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    losses = []
+    for _ in range(60):
+        loss = model.loss(batch, 0.5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+
+    assert losses[-1] < 0.2 * losses[0]

@@ -378,3 +378,9 @@ def test_the_true_model_forecasts_as_many_earthquakes_as_come(data: Source) -> N
 def test_a_width_that_heads_do_not_divide_is_refused(data: Source) -> None:
     with pytest.raises(UsageError, match="multiple of heads"):
         model_of(data, width=9)
+
+
+def test_it_learns_one_batch_by_heart(data: Source) -> None:
+    _, losses = train(data, 0, 60, torch.arange(60, 64))
+
+    assert losses[-1] < 0.7 * losses[0]

@@ -504,3 +504,18 @@ def test_scores_are_scikit_learns() -> None:
         },
         rel=1e-5,
     )
+
+
+def test_it_learns_one_batch_by_heart(responses: Responses) -> None:
+    torch.manual_seed(0)
+    model = MODEL.build(MODEL.Config(**SMALL, dropout=0.0), responses)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    batch = next(responses.batches("train", 32))
+    loss = model.loss(batch, 0.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss = model.loss(batch, 0.0)
+
+    assert loss.item() < 0.02 * float(batch["auc"].var())
