@@ -19,6 +19,8 @@ from scibench_data.progress import SILENT, Progress
 from scibench_data.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import xarray as xr
 
     from scibench_data.diagnosis import Finding
@@ -54,8 +56,25 @@ class Dataset(dataset.Dataset):
 
         return store.open_store(self.materialize())
 
-    def torch(self, split: str = "train", batch_size: int = 64, *, seed: int = 0) -> Any:
-        """Return a `torch.utils.data.IterableDataset` of whole batches of one split."""
+    def torch(
+        self,
+        split: str = "train",
+        batch_size: int = 64,
+        *,
+        seed: int = 0,
+        transform: "Callable[[xr.Dataset], xr.Dataset] | None" = None,
+        **share: Any,
+    ) -> Any:
+        """Return a `torch.utils.data.IterableDataset` of whole batches of one split.
+
+        Parameters
+        ----------
+        transform
+            Changes the arrays before they are read, lazily: what it does runs block by block in
+            threads, while the batches before are used.
+        share
+            ``shuffle``, ``rank`` and ``ranks`` as `scibench_data.batches.Batches` takes them.
+        """
         from scibench_data import loader, run
 
         _check_whole("seed", seed, 0, MAX_SEED)
@@ -63,8 +82,9 @@ class Dataset(dataset.Dataset):
         loader.import_torch()
         from scibench_data.batches import Batches
 
-        source = run.open_source(self.package, self.open())
-        return Batches(source, split, batch_size, seed=seed)
+        arrays = transform(self.open()) if transform else self.open()
+        source = run.open_source(self.package, arrays)
+        return Batches(source, split, batch_size, seed=seed, **share)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from chains import TINY, Chain
 
+import scibench_data as sbd
 from scibench_data import store
 from scibench_data.batches import Batches
 from scibench_data.errors import UsageError
@@ -124,3 +126,23 @@ def test_what_is_held_stays_behind_when_it_is_pickled(source: Source, tmp_path: 
     again = pickle.loads(copied)  # noqa: S301  (our own)
     again.set_epoch(0)
     assert order(again) == expected
+
+
+def test_a_package_takes_a_transform_and_a_share(chain: Chain) -> None:
+    data = sbd.get(TINY, settings=chain.settings)
+    images = data.open()["images"].values
+
+    batches = data.torch(
+        "train",
+        64,
+        transform=lambda arrays: arrays.assign(images=arrays["images"].astype("f4") * 2),
+        rank=1,
+        ranks=2,
+    )
+
+    seen = 0
+    for batch in batches:
+        assert batch["images"].dtype == torch.float32
+        np.testing.assert_array_equal(batch["images"].numpy(), images[batch["index"]] * 2.0)
+        seen += len(batch["index"])
+    assert seen == len(data.torch("train", 1)) // 2
