@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -82,7 +83,7 @@ def take_turns(
 def _serve(connection: Connection, prepare: Callable[[], Job], longest: float) -> None:
     multiprocessing.set_start_method("fork", force=True)  # Linux's own, for a case's workers
     job = prepare()
-    base = _memory("VmRSS")
+    base, own = _memory("VmRSS"), _Watch()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now (proc_pid_clear_refs)
     connection.send("ready")
     while True:
@@ -90,7 +91,28 @@ def _serve(connection: Connection, prepare: Callable[[], Job], longest: float) -
             turn = connection.recv()
         except (EOFError, ConnectionError):
             return
-        connection.send(_time(job, turn, longest) | {"peak_mib": _memory("VmHWM") - base})
+        reading = _time(job, turn, longest)
+        peaks = {"peak_mib": _memory("VmHWM") - base, "own_peak_mib": own.highest - own.base}
+        connection.send(reading | peaks)
+
+
+class _Watch(threading.Thread):
+    """Looks every few milliseconds at how much memory is the process's own.
+
+    The system notes the highest of all resident pages only, those of mapped files among them, which
+    it takes back whenever it wants to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.base = self.highest = _memory("RssAnon")
+        self.start()
+
+    def run(self) -> None:
+        """Look until the process ends."""
+        while True:
+            self.highest = max(self.highest, _memory("RssAnon"))
+            time.sleep(0.01)
 
 
 def _time(job: Job, turn: int, longest: float) -> Reading:
@@ -176,7 +198,8 @@ def _summary(rounds: Sequence[Round], name: str, reference: str) -> dict[str, An
     spreads = [reading["spread"] for reading in readings if "spread" in reading]
     if spreads:
         summary["spread"] = statistics.median(spreads)
-    summary["peak_mib"] = max(reading["peak_mib"] for reading in readings)
+    for key in ("peak_mib", "own_peak_mib"):
+        summary[key] = max(reading[key] for reading in readings)
     return summary
 
 
@@ -191,14 +214,15 @@ def report(
     summary = summarise(rounds, reference)
     parts = [part for part in ("first", "later", "once") if part in summary[reference]]
     columns = "".join(f"{part + ' GB/s':>12}{'ratio':>7}{'(range)':>13}" for part in parts)
-    print(f"{'case':<46}{columns}{'cpu s/GB':>10}{'peak MiB':>10}")
+    print(f"{'case':<46}{columns}{'cpu s/GB':>10}{'own MiB':>10}{'peak MiB':>10}")
     for name, row in summary.items():
         cells = "".join(
             f"{row[part]['gb_per_second']:>12.3f}{row[part]['ratio']:>7.2f}"
             f"{row[part]['lowest']:>7.2f}-{row[part]['highest']:<5.2f}"
             for part in parts
         )
-        cost = f"{row['processor_seconds_per_gb']:>10.2f}{row['peak_mib']:>10.0f}"
+        cost = f"{row['processor_seconds_per_gb']:>10.2f}{row['own_peak_mib']:>10.0f}"
+        cost += f"{row['peak_mib']:>10.0f}"
         print(f"{name:<46}{cells}{cost}", flush=True)
     if target is not None:
         content = {

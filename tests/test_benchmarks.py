@@ -41,7 +41,7 @@ def measured(scripts: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp
         jobs = {name: prepare() for name, prepare in cases.items()}
         return {
             name: [
-                before() | turns._time(job, turn, longest) | {"peak_mib": 0.0}
+                before() | turns._time(job, turn, longest) | {"peak_mib": 0.0, "own_peak_mib": 0.0}
                 for turn in range(count)
             ]
             for name, job in jobs.items()
