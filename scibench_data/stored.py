@@ -130,6 +130,10 @@ class Stored:
         what = f"{self.path.absolute()}:{look.st_ino}:{look.st_ctime_ns}:{self.shard}"
         return f"stored-{hashlib.sha256(what.encode()).hexdigest()[:32]}"
 
+    def __repr__(self) -> str:
+        """Return its name: Dask sorts tasks by what they look like."""
+        return f"<Stored {self.name}>"
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: another process opens its own."""
         return {
