@@ -8,6 +8,7 @@ two to the same values.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ import math
 import mmap
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +36,7 @@ _OPEN_FILES = 512  # of one array; systems allow a process 1,024 of all kinds
 _PLACES = 1024  # of one system call: IOV_MAX of Linux
 _BLOCK_BYTES = 2 << 20  # a block of a Dask graph: small to a processor's cache, large to a task [B]
 _PACKED = {"zstd", "blosc"}
+_MAP_FIXED = 0x10  # Linux, every architecture; Python's mmap module has no name for it
 
 
 class _File:
@@ -62,13 +64,32 @@ class _File:
 
     @functools.cached_property
     def _octets(self) -> npt.NDArray[np.uint8]:
-        os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)  # it will all be looked at
         return np.frombuffer(mmap.mmap(self.descriptor, 0, prot=mmap.PROT_READ), np.uint8)
 
     def _cut_short(self, end: int) -> IntegrityError:
         what = f"{self.path}: ends before byte {end}, damaged since it was verified"
         message = f"{what}; run the same again"
         return IntegrityError(message)
+
+
+def _map_together(parts: Sequence[tuple[_File, int]], size: int) -> npt.NDArray[np.uint8]:
+    """Map the beginnings of files as one run of memory, `size` bytes from one to the next. [B]
+
+    A gather over all files is then one call. The room is reserved first, so that nothing else is in
+    the place; it is given back as a whole when the last array over it is gone (mmap(2), MAP_FIXED).
+    """
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # that can't be written to takes no memory
+    room = np.frombuffer(mmap.mmap(-1, size * len(parts), flags, mmap.PROT_READ), np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    for number, (file, length) in enumerate(parts):
+        os.posix_fadvise(file.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)  # it will all be looked at
+        place, how = room.ctypes.data + number * size, mmap.MAP_SHARED | _MAP_FIXED
+        if libc.mmap(place, length, mmap.PROT_READ, how, file.descriptor, 0) != place:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(file.path))
+    return room
 
 
 @dataclass(frozen=True)
@@ -137,7 +158,7 @@ class Stored:
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: another process opens its own."""
         return {
-            key: value for key, value in self.__dict__.items() if key not in {"_file", "_table"}
+            key: value for key, value in self.__dict__.items() if key not in {"_file", "mapped"}
         }
 
     def to_dask(self) -> da.Array:
@@ -156,8 +177,9 @@ class Stored:
         Values may be those of the file itself, which can't be written to.
         """
         start, stop, _ = key[0].indices(self.shape[0])
-        if (view := self._view(start, stop)) is not None:
-            return view
+        if self.codec == "none" and (mapped := self.mapped) is not None:
+            values: npt.NDArray[Any] = mapped[start:stop].reshape(-1).view(self.dtype)
+            return values.reshape(stop - start, *self.shape[1:])
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         if self.codec == "none":
             self.read_rows(np.arange(start, stop), out, np.arange(stop - start))
@@ -174,30 +196,27 @@ class Stored:
                 place[:] = whole[rows.start - first : rows.stop - first]
         return out
 
-    def _view(self, start: int, stop: int) -> npt.NDArray[Any] | None:
-        """Return rows as they lie in a mapped file; None where they don't lie there in a row."""
-        number, within = divmod(start, self.shard)
-        if not (self.codec == "none" and self.fits and start < stop <= (number + 1) * self.shard):
-            return None
-        if (table := self._table(number)) is None:
-            return None
-        octets = table[within : within + stop - start]
-        values: npt.NDArray[Any] = octets.reshape(-1).view(self.dtype)
-        return values.reshape(stop - start, *self.shape[1:])
-
     @functools.cached_property
-    def _table(self) -> Callable[[int], npt.NDArray[np.uint8] | None]:
-        """Return a file's rows as they lie in the page cache, or None: they are not in a row."""
-        return functools.cache(self._map)
+    def mapped(self) -> npt.NDArray[np.uint8] | None:
+        """Every row as it lies in the page cache, shape (rows, bytes of a row), for reading only.
 
-    def _map(self, number: int) -> npt.NDArray[np.uint8] | None:
-        file = self._file(number)
-        size = self.chunk * self.row_bytes
-        chunks = -(-min(self.shard, self.shape[0] - number * self.shard) // self.chunk)
-        in_a_row = [(place * size, size) for place in range(chunks)]
-        if file is None or file.places[:chunks] != in_a_row or not size:
+        None where the array is packed, larger than half the machine's memory, or where a file's
+        rows don't follow each other from its beginning and fill whole pages.
+        """
+        size, chunk = self.shard * self.row_bytes, self.chunk * self.row_bytes
+        if self.codec != "none" or not self.fits or not size or size % mmap.PAGESIZE:
             return None
-        return file.look(0, chunks * size).reshape(-1, self.row_bytes)
+        parts = []
+        for number in range(-(-self.shape[0] // self.shard)):
+            rows = min(self.shard, self.shape[0] - number * self.shard)
+            in_a_row = [(at * chunk, chunk) for at in range(-(-rows // self.chunk))]
+            file = self._file(number)
+            if file is None or file.places[: len(in_a_row)] != in_a_row:
+                return None
+            parts.append((file, len(in_a_row) * chunk))
+        room = _map_together(parts, size)
+        self._file.cache_clear()
+        return room[: self.shape[0] * self.row_bytes].reshape(-1, self.row_bytes)
 
     def read_rows(self, rows: Indices, out: npt.NDArray[Any], places: Indices) -> None:
         """Read ``rows[places]`` to ``out[places]``; the array must not be packed.
@@ -216,14 +235,14 @@ class Stored:
         starts = np.flatnonzero((np.diff(wanted, prepend=-2) != 1) | (wanted % self.chunk == 0))
         octets = out.reshape(len(rows), -1).view(np.uint8)
         targets = places.tolist()
-        if self.fits and 4 * len(starts) > len(wanted):
-            numbers, within = np.divmod(wanted, self.shard)
-            found = [self._table(number) for number in numbers.tolist()]
-            tables = [table for table in found if table is not None]
-            if len(tables) == len(found):
-                for place, table, row in zip(targets, tables, within.tolist(), strict=True):
-                    octets[place] = table[row]
-                return
+        if 4 * len(starts) > len(wanted) and self.mapped is not None:
+            gathered = octets if len(places) == len(rows) else None
+            taken = rows if gathered is not None else wanted
+            # every row is one of the array's; "clip" writes to `out` without a buffer between
+            values = np.take(self.mapped, taken, axis=0, out=gathered, mode="clip")
+            if gathered is None:
+                octets[places] = values
+            return
         ends = [*starts[1:].tolist(), len(wanted)]
         size = self.row_bytes
         for start, end, row in zip(starts.tolist(), ends, wanted[starts].tolist(), strict=True):
@@ -268,8 +287,8 @@ class Stored:
         return packed
 
     @functools.cached_property
-    def _file(self) -> Callable[[int], _File | None]:
-        """Return a file by its number, None where all of it is fill value; some stay open."""
+    def _file(self) -> Any:
+        """Give a file, a `_File`, by its number, None where all is fill value; some stay open."""
         return functools.lru_cache(_OPEN_FILES)(self._open)
 
     def _open(self, number: int) -> _File | None:

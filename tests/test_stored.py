@@ -108,6 +108,39 @@ def test_long_runs_and_short_ones_are_the_same(
             np.testing.assert_array_equal(out, values[order])
 
 
+def test_rows_of_whole_pages_are_gathered_from_all_files_at_once(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((75, 1024)).astype("f4")
+    array = written(tmp_path / "a", values, 4, shards=(16, 1024))
+    rows = np.random.default_rng(1).permutation(75)
+    out = np.empty_like(values)
+
+    assert array.mapped is not None
+    assert array.mapped.shape == (75, 4096)
+    array.read_rows(rows, out, np.argsort(rows))
+    np.testing.assert_array_equal(out, values[rows])
+
+    out[:] = 0
+    places = np.argsort(rows)[::3]
+    array.read_rows(rows, out, places)
+    np.testing.assert_array_equal(out[places], values[rows[places]])
+    np.testing.assert_array_equal(np.delete(out, places, 0), 0)
+    np.testing.assert_array_equal(array.to_dask().compute(), values)
+
+    view = array[30:70, :]
+    for file in sorted((tmp_path / "a/c").glob("*/*")):
+        file.unlink()  # which takes nothing from those who look at it
+    del array
+    np.testing.assert_array_equal(view, values[30:70])
+
+
+def test_a_file_cut_short_is_not_mapped(tmp_path: Path) -> None:
+    array = written(tmp_path / "a", np.ones((8, 1024), "f4"), 4)
+    (tmp_path / "a/c/1/0").write_bytes(b"\0" * 5000)
+
+    with pytest.raises(IntegrityError, match="c/1/0: ends before byte 8192"):
+        array.read_rows(np.array([0, 2, 5, 7]), np.empty((4, 1024), "f4"), np.arange(4))
+
+
 def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored, "_OPEN_FILES", 2)
     values = np.arange(80, dtype="i4").reshape(20, 4)
