@@ -226,7 +226,7 @@ def report(
         print(f"{name:<46}{cells}{cost}", flush=True)
     if target is not None:
         content = {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": [Path(word).name for word in sys.argv],
             "reference": reference,
             "summary": summary,
             "rounds": rounds,
