@@ -147,7 +147,8 @@ class Reference:
     Attributes
     ----------
     include
-        Patterns of paths within the subset, as the shell has them; empty for all files.
+        Patterns of paths, within the subset or with its name before them, as the shell has them;
+        empty for all files.
     """
 
     release: Release
@@ -169,7 +170,11 @@ class Reference:
         return tuple(
             resource
             for resource in whole
-            if any(fnmatch.fnmatchcase(resource.path[start:], each) for each in self.include)
+            if any(
+                fnmatch.fnmatchcase(path, each)
+                for path in (resource.path[start:], resource.path)
+                for each in self.include
+            )
         )
 
     def only(self, include: Sequence[str]) -> "Reference":

@@ -317,6 +317,8 @@ def test_only_the_files_that_match_come(one: WebServer, settings: Settings) -> N
     assert not one.asked("test/1.bin")
     with pytest.raises(NotFoundError, match="no file matches"):
         sbd.get(name, include=["valid/*"], settings=settings)
+    named = sbd.get(name, include=["data/train/*"], settings=settings)
+    assert named.resources == part.resources
     assert sorted(_content(sbd.get(name, settings=settings))) == sorted(paths)
     assert len(one.asked("train/1.bin")) == 1
 
