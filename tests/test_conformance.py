@@ -238,4 +238,6 @@ def test_pictures_are_drawn(
 ) -> None:
     module.figures(trained.model.eval(), sample.source, tmp_path)
 
-    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.iterdir())
+    drawn = list(tmp_path.iterdir())
+    assert drawn
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in drawn)
