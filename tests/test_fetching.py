@@ -397,7 +397,8 @@ def test_files_come_while_the_dataset_is_built(
     name = Parcel(files=files).register(settings.home)
 
     def stopped(*_: object) -> None:
-        wait_until(lambda: len(one.log) == 3 and len(list(coming.iterdir())) == 3)
+        sizes = sorted(len(file.content) for file in files.values())
+        wait_until(lambda: sorted(path.stat().st_size for path in coming.iterdir()) == sizes)
         raise KeyboardInterrupt
 
     coming = settings.home / "datasets/parcel/.1.0.0.incoming"

@@ -60,6 +60,7 @@ MODEL = '''"""A line through the origin."""
 from dataclasses import dataclass
 
 import torch
+from matplotlib.figure import Figure
 
 TOLERANCE = {"mse": 1e-3}
 
@@ -119,7 +120,10 @@ def compare(data, config):
 
 
 def figures(model, data, folder):
-    """Draw nothing."""
+    """Draw the line."""
+    figure = Figure()
+    figure.add_subplot().plot([0, 1], [0, model.slope.item()])
+    figure.savefig(folder / "line.png")
 '''
 
 DESCRIPTOR = {
@@ -210,7 +214,7 @@ def test_a_ninth_package_and_model_work(python: Path, tmp_path: Path) -> None:
             [python, "-m", *words],
             cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     commit = run("scibench_data.seal", "springs", "1.0.0", "First release.").strip()
