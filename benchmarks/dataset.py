@@ -8,7 +8,8 @@ from pathlib import Path
 
 from measure import interleave, options, report
 
-from scibench_data import annex, build, catalog
+from scibench_data import catalog
+from scibench_data.annexed import annex, build
 from scibench_data.descriptor import DataPackage, parse
 
 COUNT = 20_000

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from measure import options, surroundings
 
-from scibench_data import catalog, simulating, training
+from scibench_data import catalog
+from scibench_data.getting import simulating
 from scibench_data.loader import make_source
-from scibench_data.run import task_of
+from scibench_data.results import training
+from scibench_data.results.run import task_of
 
 CASES = [
     (0.03, 5120),

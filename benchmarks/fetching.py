@@ -19,7 +19,8 @@ import urllib3
 from measure import interleave, report
 
 import scibench_data as sbd
-from scibench_data import build, catalog, durable
+from scibench_data import catalog, durable
+from scibench_data.annexed import build
 from scibench_data.descriptor import Resource, list_entry, write_list
 from scibench_data.settings import Settings, load_settings
 

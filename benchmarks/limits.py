@@ -17,7 +17,7 @@ import numpy as np
 from making import Values, chunks_of, codecs_of
 from turns import Job, Reading
 
-from scibench_data.store import Store
+from scibench_data.storing.store import Store
 
 BATCH = 64
 SPAN = 26

@@ -21,7 +21,7 @@ from making import (
 from measure import make_parser
 from turns import Job, Round, report, take_turns
 
-from scibench_data.store import Layout, Store
+from scibench_data.storing.store import Layout, Store
 
 LIMIT = "memmap gather"
 DECODE = "the codec alone, two threads"
@@ -57,7 +57,7 @@ def ours(
     import torch  # noqa: F401  (its import is nobody's first epoch)
 
     from scibench_data.loader import Source
-    from scibench_data.store import open_store
+    from scibench_data.storing.store import open_store
 
     dataset = open_store(store)
     if transform is not None:

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from scibench_data import provenance, shard
+from scibench_data import provenance
 from scibench_data.settings import load_settings
-from scibench_data.store import Layout, Store, materialize
+from scibench_data.storing import shard
+from scibench_data.storing.store import Layout, Store, materialize
 
 Values = npt.NDArray[Any]
 PIXELS = (128, 128)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scibench_data import annex, provenance
+from scibench_data import provenance
+from scibench_data.annexed import annex
 
 
 def make_parser(description: str, repeats: int) -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from making import Data, codecs_of, default_folder, particles, smooth
 from measure import make_parser
 from turns import Job, Reading, report, take_turns
 
-from scibench_data.store import Layout, Store
+from scibench_data.storing.store import Layout, Store
 
 KINDS = {"raw": particles, "packed": smooth}
 OURS = "scibench-data materialize"

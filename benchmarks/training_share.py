@@ -11,9 +11,12 @@ import torch
 from making import default_folder
 from measure import make_parser, surroundings
 
-from scibench_data import catalog, dataset, run, store, training
+from scibench_data import catalog
+from scibench_data.getting import dataset
 from scibench_data.loader import Source
+from scibench_data.results import run, training
 from scibench_data.settings import load_settings
+from scibench_data.storing import store
 
 
 def open_sample(name: str, home: Path) -> Source:

@@ -16,9 +16,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers see; `_ORIGINS` says the same to Python
-    from scibench_data import cache
-    from scibench_data.adding import add, forget
-    from scibench_data.adoption import adopt
     from scibench_data.api import (
         Dataset,
         cite,
@@ -34,54 +31,57 @@ if TYPE_CHECKING:  # what editors and type checkers see; `_ORIGINS` says the sam
         train_all,
         verify,
     )
-    from scibench_data.authoring import init
-    from scibench_data.browsing import accept, info, list_packages, search, versions
-    from scibench_data.bundling import bundle
-    from scibench_data.checking import check
-    from scibench_data.comparing import diff
+    from scibench_data.describing.authoring import init
+    from scibench_data.describing.checking import check
     from scibench_data.errors import ScibenchError
-    from scibench_data.locking import lock
-    from scibench_data.publishing import publish
-    from scibench_data.reporting import report
+    from scibench_data.keeping import cache
+    from scibench_data.keeping.browsing import accept, info, list_packages, search, versions
+    from scibench_data.results.reporting import report
     from scibench_data.settings import Settings, load_settings
-    from scibench_data.store import Layout
+    from scibench_data.sharing.adding import add, forget
+    from scibench_data.sharing.adoption import adopt
+    from scibench_data.sharing.bundling import bundle
+    from scibench_data.sharing.publishing import publish
+    from scibench_data.storing.store import Layout
+    from scibench_data.versions.comparing import diff
+    from scibench_data.versions.locking import lock
 
 _ORIGINS = {
     "Dataset": "api",
-    "Layout": "store",
+    "Layout": "storing.store",
     "ScibenchError": "errors",
     "Settings": "settings",
-    "accept": "browsing",
-    "add": "adding",
-    "adopt": "adoption",
-    "bundle": "bundling",
-    "check": "checking",
+    "accept": "keeping.browsing",
+    "add": "sharing.adding",
+    "adopt": "sharing.adoption",
+    "bundle": "sharing.bundling",
+    "check": "describing.checking",
     "cite": "api",
-    "diff": "comparing",
+    "diff": "versions.comparing",
     "doctor": "api",
-    "forget": "adding",
+    "forget": "sharing.adding",
     "get": "api",
-    "info": "browsing",
-    "init": "authoring",
-    "list_packages": "browsing",
+    "info": "keeping.browsing",
+    "init": "describing.authoring",
+    "list_packages": "keeping.browsing",
     "load_settings": "settings",
-    "lock": "locking",
+    "lock": "versions.locking",
     "materialize": "api",
     "open": "api",
     "path": "api",
     "plan": "api",
-    "publish": "publishing",
+    "publish": "sharing.publishing",
     "remove": "api",
-    "report": "reporting",
-    "search": "browsing",
+    "report": "results.reporting",
+    "search": "keeping.browsing",
     "torch": "api",
     "train": "api",
     "train_all": "api",
     "verify": "api",
-    "versions": "browsing",
+    "versions": "keeping.browsing",
 }
 
-_MODULES = ("cache",)  # sbd.cache.ls(), as the command has verbs of its own
+_MODULES = {"cache": "keeping.cache"}  # sbd.cache.ls(), as the command has verbs of its own
 
 __all__ = [
     "Dataset",
@@ -122,7 +122,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     if name not in _ORIGINS:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

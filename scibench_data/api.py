@@ -12,22 +12,24 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scibench_data import catalog, dataset, holdings, locking, placing, usage
+from scibench_data import catalog, usage
 from scibench_data.catalog import Reference, Variant
 from scibench_data.errors import UsageError
+from scibench_data.getting import dataset, holdings, placing
 from scibench_data.progress import SILENT, Progress
 from scibench_data.settings import Settings, load_settings
+from scibench_data.versions import locking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import xarray as xr
 
-    from scibench_data.diagnosis import Finding
-    from scibench_data.result import Result
-    from scibench_data.run import Run
-    from scibench_data.store import Layout, Store
-    from scibench_data.verification import Report
+    from scibench_data.keeping.diagnosis import Finding
+    from scibench_data.results.result import Result
+    from scibench_data.results.run import Run
+    from scibench_data.results.verification import Report
+    from scibench_data.storing.store import Layout, Store
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Dataset(dataset.Dataset):
         progress: Progress = SILENT,
     ) -> "Store":
         """Write the Zarr store, or find the one that was written before."""
-        from scibench_data import run
+        from scibench_data.results import run
 
         return run.materialize(
             self, self.settings, layout=layout, scheduler=scheduler, progress=progress
@@ -52,7 +54,7 @@ class Dataset(dataset.Dataset):
 
     def open(self) -> "xr.Dataset":
         """Open the store as lazy Dask arrays with dims, units and coordinates."""
-        from scibench_data import store
+        from scibench_data.storing import store
 
         return store.open_store(self.materialize())
 
@@ -75,7 +77,8 @@ class Dataset(dataset.Dataset):
         share
             ``shuffle``, ``rank`` and ``ranks`` as `scibench_data.batches.Batches` takes them.
         """
-        from scibench_data import loader, run
+        from scibench_data import loader
+        from scibench_data.results import run
 
         _check_whole("seed", seed, 0, MAX_SEED)
         loader.check_batch_size(batch_size)  # before anything is written
@@ -158,11 +161,11 @@ def _resolve(
     """Resolve a name to files that are known: simulate another size, or list what nobody listed."""
     reference = locking.resolve(name, settings)
     if variant is not None:
-        from scibench_data import derive
+        from scibench_data.getting import derive
 
         return derive.derive(reference, variant, settings, progress)
     if reference.package.subsets[reference.subset].listing:
-        from scibench_data import listing
+        from scibench_data.getting import listing
 
         if listing.is_unlisted(reference):
             return listing.list_files(reference, settings, progress)
@@ -197,7 +200,7 @@ def plan(
     if variant := _variant(scale, data_seed):
         reference, share = _foreseen(reference, variant, chosen)
     elif reference.package.subsets[reference.subset].listing:
-        from scibench_data import listing
+        from scibench_data.getting import listing
 
         reference = listing.find_listed(reference, chosen) or reference
     if reference.resources:
@@ -213,7 +216,7 @@ def _foreseen(
 
     The second value is then the share of the released samples that it would have, else None.
     """
-    from scibench_data import derive
+    from scibench_data.getting import derive
 
     package = reference.package
     recipe = derive.check_variant(reference, variant)
@@ -326,7 +329,7 @@ def open(  # noqa: A001  (the verb that zarr, xarray and h5py use)
 
     What is missing on the way is fetched and written first.
     """
-    from scibench_data import store
+    from scibench_data.storing import store
 
     return store.open_store(materialize(name, settings=settings, progress=progress))
 
@@ -378,7 +381,7 @@ def train(  # noqa: PLR0913  (the options of a verb)
     overrides
         Fields of the model's ``Config``, such as ``epochs`` and ``batch_size``.
     """
-    from scibench_data import run
+    from scibench_data.results import run
 
     chosen = _settings(settings)
     _check_whole("seed", seed, 0, MAX_SEED)
@@ -427,7 +430,7 @@ def verify(
     settings: Settings | None = None,
     progress: Progress = SILENT,
 ) -> "Report":
-    """Follow the links of a dataset, a store or a result; see `scibench_data.verification`.
+    """Follow the links of a dataset, a store or a result; see `scibench_data.results.verification`.
 
     Parameters
     ----------
@@ -436,7 +439,7 @@ def verify(
     replay
         For a result: also train again and compare within the result's tolerance.
     """
-    from scibench_data import verification
+    from scibench_data.results import verification
 
     chosen = _settings(settings)
     report = verification.verify(target, chosen, progress)
@@ -455,7 +458,7 @@ def cite(target: str, style: str = "bibtex", *, settings: Settings | None = None
     style
         ``bibtex``, ``apa``, ``ris``, ``cff`` or ``csl-json``.
     """
-    from scibench_data import citation
+    from scibench_data.results import citation
 
     chosen = _settings(settings)
     result = _result_of(target)
@@ -473,7 +476,7 @@ def _result_of(target: str) -> "Result | None":
 
     The name of a package stands for the package, also beside a file or folder of that name.
     """
-    from scibench_data.result import read_result
+    from scibench_data.results.result import read_result
 
     path = Path(target)
     if path.suffix == ".json":
@@ -506,6 +509,6 @@ def remove(name: str, *, settings: Settings | None = None) -> int:
 
 def doctor(*, settings: Settings | None = None) -> "list[Finding]":
     """Look at this machine and say what is missing and what to do about it."""
-    from scibench_data import diagnosis
+    from scibench_data.keeping import diagnosis
 
     return diagnosis.examine(_settings(settings))

@@ -13,17 +13,9 @@ from typing import Any, NoReturn
 
 import click
 
-from scibench_data import (
-    present,
-    verbs,
-    verbs_cache,
-    verbs_own,
-    verbs_results,
-    verbs_share,
-    verbs_versions,
-)
+from scibench_data.commands import cached, chain, own, present, results, share, versions
+from scibench_data.commands.terminal import show
 from scibench_data.errors import DescriptorError, ScibenchError
-from scibench_data.terminal import show
 
 _SECTIONS = {
     "The main job": ("get", "train", "report", "verify", "cite", "lock"),
@@ -62,11 +54,11 @@ def cli() -> None:
 
 
 for _command in (
-    verbs.get, verbs.train, verbs.verify, verbs.cite, verbs.list_, verbs.search, verbs.info,
-    verbs.versions, verbs.path, verbs.materialize, verbs.open_, verbs.accept, verbs.remove,
-    verbs.doctor, verbs_versions.diff, verbs_versions.lock, verbs_own.init, verbs_own.check,
-    verbs_cache.cache, verbs_share.add, verbs_share.forget, verbs_share.publish,
-    verbs_share.bundle, verbs_share.adopt, verbs_results.report,
+    chain.get, chain.train, chain.verify, chain.cite, chain.list_, chain.search, chain.info,
+    chain.versions, chain.path, chain.materialize, chain.open_, chain.accept, chain.remove,
+    chain.doctor, versions.diff, versions.lock, own.init, own.check,
+    cached.cache, share.add, share.forget, share.publish,
+    share.bundle, share.adopt, results.report,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,24 @@ def digest(value: Any) -> str:
 
 def digest_sources(files: Iterable[Path]) -> str:
     """Return one SHA-256 over the names and bytes of source files, in the order of their names."""
-    entries = [
-        [file.name, hashlib.sha256(file.read_bytes()).hexdigest()]
-        for file in sorted(files, key=lambda file: file.name)
-    ]
-    return digest(entries)
+    return _digest_named({file.name: file for file in files})
+
+
+def _digest_named(files: Mapping[str, Path]) -> str:
+    return digest(
+        [[name, hashlib.sha256(files[name].read_bytes()).hexdigest()] for name in sorted(files)]
+    )
 
 
 @functools.cache
 def core_digest() -> str:
-    """Return the digest of this package's own source files."""
-    return digest_sources(Path(__file__).parent.glob("*.py"))
+    """Return the digest of this package's own source files, without those of models and data."""
+    core = Path(__file__).parent
+    others = {"datapackages", "models"}
+    files = {path.relative_to(core).as_posix(): path for path in core.rglob("*.py")}
+    return _digest_named(
+        {name: path for name, path in files.items() if name.partition("/")[0] not in others}
+    )
 
 
 def package_version() -> str:

@@ -13,9 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from scibench_data import build, catalog, derive, durable, simulating
+from scibench_data import catalog, durable
+from scibench_data.annexed import build
 from scibench_data.descriptor import parse
 from scibench_data.errors import ScibenchError, UsageError
+from scibench_data.getting import derive, simulating
 
 
 def _fill_in(tree: dict[str, Any], name: str, scratch: Path) -> None:

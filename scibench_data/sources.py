@@ -9,7 +9,7 @@
     datalad+https://host/repository.git#path       a file of a published DataLad dataset
 
 ``http`` and private hosts stand only where the user allows the host. The strings are judged by
-their text; where they really lead is for `scibench_data.web` to guard.
+their text; where they really lead is for `scibench_data.net.web` to guard.
 """
 
 import re

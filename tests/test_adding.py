@@ -12,8 +12,8 @@ from gitserver import git_server
 from publications import FILES, clean_room, describe, write_package
 from webserver import WebServer
 
-from scibench_data import annex, catalog, dataset, thirdparty
-from scibench_data.adding import add, forget
+from scibench_data import catalog
+from scibench_data.annexed import annex
 from scibench_data.errors import (
     DescriptorError,
     IntegrityError,
@@ -21,9 +21,11 @@ from scibench_data.errors import (
     NotFoundError,
     UsageError,
 )
-from scibench_data.origins import Origin, origins, source_of
-from scibench_data.publishing import publish
+from scibench_data.getting import dataset, thirdparty
+from scibench_data.getting.origins import Origin, origins, source_of
 from scibench_data.settings import Settings, load_settings
+from scibench_data.sharing.adding import add, forget
+from scibench_data.sharing.publishing import publish
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scibench_data import archives
-from scibench_data.archives import Member, extract, members
 from scibench_data.errors import IntegrityError, SpaceError
+from scibench_data.getting import archives
+from scibench_data.getting.archives import Member, extract, members
 
 FILES = {"a.txt": b"alpha", "deep/er/b.bin": bytes(range(256)) * 5_000, "empty": b""}
 SUFFIXES = ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip"]

@@ -23,15 +23,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from strategies import mutants
 
-from scibench_data import authoring, scanning, tables, verbs_own
-from scibench_data.about import spdx
-from scibench_data.authoring import Draft, init
-from scibench_data.checking import Finding, check, is_sound
+from scibench_data.commands import own as verbs_own
+from scibench_data.describing import authoring, scanning, tables
+from scibench_data.describing.about import spdx
+from scibench_data.describing.authoring import Draft, init
+from scibench_data.describing.checking import Finding, check, is_sound
+from scibench_data.describing.scanning import BESIDE, content_path
 from scibench_data.descriptor import DataPackage, read_descriptor
 from scibench_data.durable import open_regular, sha256_file
 from scibench_data.errors import DescriptorError, NetworkError, NotFoundError, UsageError
 from scibench_data.foreign import folded, path_fault
-from scibench_data.scanning import BESIDE, content_path
 from scibench_data.settings import Settings, load_settings
 
 ABOUT: dict[str, Any] = {
@@ -1053,7 +1054,7 @@ def server() -> Iterator[str]:
 
 
 def test_links_are_asked(package: Path, server: str, home: Path) -> None:
-    pytest.importorskip("scibench_data.web")
+    pytest.importorskip("scibench_data.net.web")
     tree = told(package)
     entry = next(entry for entry in tree["resources"] if entry["path"] == "s/b.bin")
     entry["scibench"]["sources"] = [

@@ -14,11 +14,11 @@ import xarray as xr
 from chains import TINY, Chain
 
 import scibench_data as sbd
-from scibench_data import store
 from scibench_data.batches import Batches
 from scibench_data.errors import UsageError
 from scibench_data.loader import Source
-from scibench_data.store import Layout
+from scibench_data.storing import store
+from scibench_data.storing.store import Layout
 
 IMAGES = np.random.default_rng(0).integers(-9, 9, (203, 4, 4), dtype=np.int16)
 

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 from publications import FILES, clean_room, write_package
 
-from scibench_data import adoption, catalog, dataset, holdings
-from scibench_data.adding import add
-from scibench_data.adoption import adopt
-from scibench_data.bundling import bundle
-from scibench_data.dataset import Dataset
+from scibench_data import catalog
 from scibench_data.durable import Stamp
 from scibench_data.errors import IntegrityError, NotFoundError, ScibenchError, UsageError
+from scibench_data.getting import dataset, holdings
+from scibench_data.getting.dataset import Dataset
 from scibench_data.settings import Settings, load_settings
+from scibench_data.sharing import adoption
+from scibench_data.sharing.adding import add
+from scibench_data.sharing.adoption import adopt
+from scibench_data.sharing.bundling import bundle
 
 
 @pytest.fixture

@@ -21,11 +21,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import scibench_data as sbd
-from scibench_data import cache, durable, holdings, inventory, usage
+from scibench_data import durable, usage
 from scibench_data.catalog import resolve
+from scibench_data.commands.cached import cache as cache_command
 from scibench_data.errors import LockedError, NotFoundError, UsageError
+from scibench_data.getting import holdings
+from scibench_data.keeping import cache, inventory
 from scibench_data.settings import Settings, load_settings
-from scibench_data.verbs_cache import cache as cache_command
 
 DAY = 86_400.0
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from chains import TINY, Chain
 
-from scibench_data import catalog, dataset
+from scibench_data import catalog
 from scibench_data.errors import DescriptorError, NotFoundError
+from scibench_data.getting import dataset
 
 
 @pytest.fixture

@@ -20,9 +20,15 @@ from pylatexenc.latex2text import (
 )
 from strategies import titles
 
-from scibench_data.citation import Author, Citation, citation_of_package, citation_of_result, cite
 from scibench_data.descriptor import Contributor, DataPackage, License, Source, Subset
 from scibench_data.errors import UsageError
+from scibench_data.results.citation import (
+    Author,
+    Citation,
+    citation_of_package,
+    citation_of_result,
+    cite,
+)
 
 COMMIT = "94a9ed024d3859793618152ea559a168bbcbb5e2"
 STYLES = ["bibtex", "apa", "ris", "cff", "csl-json"]

@@ -16,8 +16,10 @@ import pytest
 from chains import TINY, Chain
 
 import scibench_data as sbd
-from scibench_data import browsing, catalog, cli, durable, present
+from scibench_data import catalog, cli, durable
+from scibench_data.commands import present
 from scibench_data.errors import UsageError
+from scibench_data.keeping import browsing
 
 
 def _run(

@@ -361,7 +361,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
 
 
 def train(data: Scenes, seed: int = 0, epochs: int = 2, **settings: Any) -> tuple[Any, list[float]]:
-    """Train as `scibench_data.training` does."""
+    """Train as `scibench_data.results.training` does."""
     config = MODEL.Config(**{**SMALL, **settings}, epochs=epochs)
     torch.manual_seed(seed)
     model = MODEL.build(config, data)

@@ -9,9 +9,9 @@ import pytest
 import xarray as xr
 from distributed import LocalCluster
 
-from scibench_data import store
 from scibench_data.errors import NetworkError, ScibenchError
-from scibench_data.store import Layout
+from scibench_data.storing import store
+from scibench_data.storing.store import Layout
 
 LAYOUT = Layout(chunk_bytes=256, shard_bytes=1024)
 VALUES = np.random.default_rng(0).standard_normal((300, 8)).astype("f4")

@@ -23,13 +23,17 @@ from hypothesis.extra import numpy as arrays_of
 from strategies import changed, descriptors, places
 
 import scibench_data as sbd
-from scibench_data import catalog, comparing, derive, moments, run, verbs_versions
-from scibench_data.comparing import Change, Diff, File, FileChange
+from scibench_data import catalog
+from scibench_data.commands import versions as verbs_versions
 from scibench_data.descriptor import parse
 from scibench_data.errors import DescriptorError, NotFoundError, UsageError
-from scibench_data.moments import Statistics, describe_values
+from scibench_data.getting import derive
+from scibench_data.results import run
 from scibench_data.settings import Settings, load_settings
-from scibench_data.store import open_store, read_store
+from scibench_data.storing.store import open_store, read_store
+from scibench_data.versions import comparing, moments
+from scibench_data.versions.comparing import Change, Diff, File, FileChange
+from scibench_data.versions.moments import Statistics, describe_values
 
 
 def _kinds(found: Diff) -> dict[str, str]:
@@ -338,7 +342,7 @@ def test_two_packages_are_compared_too(settings: Settings) -> None:
 def test_a_lock_file_stands_in_for_a_version(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scibench_data import locking
+    from scibench_data.versions import locking
 
     _three(settings.home)
     monkeypatch.chdir(tmp_path)

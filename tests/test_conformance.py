@@ -17,10 +17,13 @@ import pytest
 import torch
 import xarray as xr
 
-from scibench_data import catalog, dataset, durable, run, store, training
-from scibench_data.dataset import Dataset
+from scibench_data import catalog, durable
+from scibench_data.getting import dataset
+from scibench_data.getting.dataset import Dataset
 from scibench_data.loader import Source
+from scibench_data.results import run, training
 from scibench_data.settings import load_settings
+from scibench_data.storing import store
 
 BATCH = 7  # no number of classes or states shares it equally: gradients would vanish
 STEPS = 40

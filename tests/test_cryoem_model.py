@@ -128,7 +128,7 @@ class Particles:
 
 
 def _train(data: Particles, seed: int = 0, **settings: Any) -> tuple[Any, list[float]]:
-    """Train as `scibench_data.training` does."""
+    """Train as `scibench_data.results.training` does."""
     config = MODEL.Config(**{**TINY, **settings})
     torch.manual_seed(seed)
     model = MODEL.build(config, data)

@@ -18,7 +18,8 @@ import pytest
 from chains import TINY, Chain
 
 import scibench_data as sbd
-from scibench_data import annex, build, catalog, dataset, durable, holdings, placing, simulating
+from scibench_data import catalog, durable
+from scibench_data.annexed import annex, build
 from scibench_data.descriptor import parse
 from scibench_data.errors import (
     IntegrityError,
@@ -30,6 +31,7 @@ from scibench_data.errors import (
     SpaceError,
     UsageError,
 )
+from scibench_data.getting import dataset, holdings, placing, simulating
 from scibench_data.settings import Settings, load_settings
 
 PROGRAMS = Path(sys.executable).parent
@@ -521,7 +523,7 @@ def test_a_cache_that_can_not_be_written_is_told(tmp_path: Path) -> None:
 def test_offline_refuses_only_what_needs_the_network(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scibench_data.holdings._free", lambda _: (10**15, 10**9))
+    monkeypatch.setattr("scibench_data.getting.holdings._free", lambda _: (10**15, 10**9))
     offline = load_settings(home=settings.home, offline=True)
     remote = [n for n in catalog.find_release("cryoem").read().subsets if n != "sample"]
 

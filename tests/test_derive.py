@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from chains import TINY, Chain
 
-from scibench_data import adopting, catalog, dataset, derive, durable, holdings, transfer
+from scibench_data import catalog, durable
+from scibench_data.annexed import transfer
 from scibench_data.catalog import Reference, Variant
 from scibench_data.errors import IntegrityError, LockedError, SpaceError
+from scibench_data.getting import adopting, dataset, derive, holdings
 from scibench_data.settings import Settings, load_settings
 
 

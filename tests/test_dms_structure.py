@@ -349,7 +349,7 @@ def stripes() -> Patterns:
 
 
 def _train(data: Patterns, seed: int = 0, **settings: Any) -> tuple[Any, list[float]]:
-    """Train as `scibench_data.training` does."""
+    """Train as `scibench_data.results.training` does."""
     config = MODEL.Config(**{"epochs": 8, "shift": 1, "hidden": 32, **settings})
     torch.manual_seed(seed)
     model = MODEL.build(config, data)

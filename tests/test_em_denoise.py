@@ -313,7 +313,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
 
 
 def _train(data: Pairs, seed: int = 0, **settings: Any) -> tuple[Any, list[float]]:
-    """Train as `scibench_data.training` does."""
+    """Train as `scibench_data.results.training` does."""
     config = MODEL.Config(**{"epochs": 8, "batch_size": 4, **settings})
     torch.manual_seed(seed)
     model = MODEL.build(config, data)

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scibench_data import events
 from scibench_data.errors import IntegrityError, SpaceError
-from scibench_data.events import Catalogue, fetch_events, query_fault
-from scibench_data.guard import Refusal
-from scibench_data.web import Web
+from scibench_data.getting import events
+from scibench_data.getting.events import Catalogue, fetch_events, query_fault
+from scibench_data.net.guard import Refusal
+from scibench_data.net.web import Web
 
 COLUMNS = (  # noqa: SIM905  (it reads as the USGS writes it)
     "time,latitude,longitude,depth,mag,magType,nst,gap,dmin,rms,net,id,updated,place,type,"

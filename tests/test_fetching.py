@@ -17,7 +17,6 @@ from parcels import File, Parcel
 from webserver import WebServer, wait_until
 
 import scibench_data as sbd
-from scibench_data import cache, dataset, fetching
 from scibench_data.errors import (
     IntegrityError,
     LicenceError,
@@ -26,6 +25,8 @@ from scibench_data.errors import (
     ScibenchError,
     SpaceError,
 )
+from scibench_data.getting import dataset, fetching
+from scibench_data.keeping import cache
 from scibench_data.settings import Settings, load_settings
 
 CONTENT = bytes(range(256)) * 400  # [B]
@@ -146,7 +147,7 @@ def test_with_no_good_mirror_the_error_lists_what_is_missing_and_the_next_run_en
 
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a failing server be left at once instead of after a minute."""
-    from scibench_data import web
+    from scibench_data.net import web
 
     class Impatient(web.Web):
         def __init__(self, **options: Any) -> None:

@@ -1,6 +1,7 @@
-"""One direction: a module imports only from modules before it."""
+"""One direction: a module imports only from modules before it, and so does a folder."""
 
 import ast
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -8,18 +9,41 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "scibench_data"
 
-ORDER = """
-errors progress durable usage exact provenance settings
-foreign sources profile descriptor catalog scanning stated tables about authoring compute annex
-build copying transfer guard answers web objectstore uploading archives events checking
-origins thirdparty adding fetching simulating terms holdings dataset placing adopting derive seal
-listing digest cluster shard sampling stored staging manifest store
-reading loader batches metrics training result pictures reporting run
-lockfile recorded locking moments comparing inventory cache assembling publishing bundling adoption
-links verification citation diagnosis browsing api
-terminal present options
-verbs verbs_own verbs_versions verbs_cache verbs_share verbs_results cli __main__
-""".split()  # noqa: SIM905  (it reads as the chain does)
+# as the chain goes: what all stand on, a description, its files, their store, batches, results
+ORDER = [
+    f"{folder.strip()}.{name}".lstrip(".")
+    for folder, _, names in (
+        line.partition(":")
+        for line in """
+        : errors progress durable usage exact metrics provenance settings
+        : foreign sources profile descriptor catalog
+        annexed: compute annex build copying transfer
+        net: guard answers web objectstore uploading
+        describing: about scanning stated tables authoring checking
+        getting: archives events origins thirdparty fetching simulating terms holdings dataset
+        getting: placing adopting derive listing
+        : seal sampling stored
+        storing: digest cluster shard staging manifest store
+        : reading loader batches
+        results: training result pictures reporting run links verification citation
+        versions: lockfile recorded locking moments comparing
+        keeping: inventory cache diagnosis browsing
+        sharing: adding assembling publishing bundling adoption
+        : api
+        commands: terminal present options chain own versions cached share results
+        : cli __main__
+        """.strip().splitlines()
+    )
+    for name in names.split()
+]
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(CORE).with_suffix("").parts)
+
+
+def _modules() -> list[Path]:
+    return [path for path in CORE.rglob("*.py") if path.name != "__init__.py"]
 
 
 def _imported(path: Path) -> set[str]:
@@ -27,26 +51,31 @@ def _imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "scibench_data":
-                found |= {alias.name for alias in node.names}
-            elif node.module.startswith("scibench_data."):
-                found.add(node.module.split(".")[1])
+            package = node.module.removeprefix("scibench_data").lstrip(".")
+            if node.module.startswith("scibench_data") and package not in ORDER:
+                found |= {f"{package}.{alias.name}".lstrip(".") for alias in node.names}
+            elif node.module.startswith("scibench_data"):
+                found.add(package)
         elif isinstance(node, ast.Import):
-            found |= {
-                a.name.split(".")[1] for a in node.names if a.name.startswith("scibench_data.")
-            }
+            names = [alias.name.partition("scibench_data.") for alias in node.names]
+            found |= {name for before, _, name in names if name and not before}
     return found
 
 
 def test_every_module_has_a_place() -> None:
-    modules = {path.stem for path in CORE.glob("*.py")} - {"__init__"}
+    assert {_name(path) for path in _modules()} == set(ORDER)
 
-    assert modules == set(ORDER)
+
+def test_a_folder_stands_in_one_place() -> None:
+    """So folders import in one direction too."""
+    folders = [key for key, _ in groupby(name.rpartition(".")[0] for name in ORDER) if key]
+
+    assert len(folders) == len(set(folders))
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_a_module_imports_only_from_the_left(module: str) -> None:
-    imported = _imported(CORE / f"{module}.py")
+    imported = _imported(CORE / f"{module.replace('.', '/')}.py")
 
     assert imported <= set(ORDER[: ORDER.index(module)]), f"{module} imports from its right"
 
@@ -55,11 +84,13 @@ def test_a_module_imports_only_from_the_left(module: str) -> None:
     "path", sorted([*ROOT.glob("models/*/*.py"), *ROOT.glob("datapackages/*/*.py")]), ids=str
 )
 def test_items_import_from_the_core_and_never_from_each_other(path: Path) -> None:
-    assert not _imported(path) & {"models", "datapackages", "api", "cli", "dataset", "annex"}
+    inner = {"models", "datapackages", "api", "cli", "getting.dataset", "annexed.annex"}
+
+    assert not _imported(path) & inner
 
 
 def test_only_one_module_starts_processes_and_only_one_prints() -> None:
-    for path in CORE.glob("*.py"):
+    for path in _modules():
         text = path.read_text(encoding="utf-8")
         if path.stem != "annex":
             assert "import subprocess" not in text, path
@@ -72,7 +103,7 @@ def test_only_one_module_starts_processes_and_only_one_prints() -> None:
 def test_files_stay_small_enough_to_tell_one_story() -> None:
     long = {
         path.name: count
-        for path in CORE.glob("*.py")
+        for path in _modules()
         if (count := len(path.read_text(encoding="utf-8").splitlines())) > 550
     }
 

@@ -16,7 +16,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scibench_data import build, catalog, dataset, durable, holdings, locking, verbs_versions
+from scibench_data import catalog, durable
+from scibench_data.annexed import build
+from scibench_data.commands import versions as verbs_versions
 from scibench_data.descriptor import parse, write_list
 from scibench_data.errors import (
     DescriptorError,
@@ -24,7 +26,10 @@ from scibench_data.errors import (
     NotFoundError,
     UsageError,
 )
-from scibench_data.lockfile import (
+from scibench_data.getting import dataset, holdings
+from scibench_data.settings import Settings
+from scibench_data.versions import locking
+from scibench_data.versions.lockfile import (
     LOCK_FILE,
     FilePin,
     Lock,
@@ -34,8 +39,7 @@ from scibench_data.lockfile import (
     parse_lock,
     read_lock,
 )
-from scibench_data.recorded import describe_locked
-from scibench_data.settings import Settings
+from scibench_data.versions.recorded import describe_locked
 
 names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,9}", fullmatch=True)
 sha256s = st.binary(min_size=32, max_size=32).map(bytes.hex)

@@ -183,7 +183,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder, with_pip=False)
     site = next(folder.glob("lib/python*/site-packages"))
     site.joinpath("others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    ignored = shutil.ignore_patterns("__pycache__", "results")
+    ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "scibench_data", site / "scibench_data", ignore=ignored)
     for kind in ("datapackages", "models"):
         shutil.copytree(ROOT / kind, site / "scibench_data" / kind, ignore=ignored)
@@ -196,7 +196,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.mkdir()
     (model / "model.py").write_text(MODEL)
     program = folder / "bin/git-annex-compute-scibench-data"
-    start = "from scibench_data.compute import main; main()"
+    start = "from scibench_data.annexed.compute import main; main()"
     program.write_text(f"#!{folder}/bin/python\n{start}\n")
     program.chmod(0o755)
     return folder / "bin/python"

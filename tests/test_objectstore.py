@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from objectserver import BUCKET, KEY, SECRET, ObjectServer, object_server
 
-from scibench_data import objectstore, uploading
 from scibench_data.errors import LicenceError, NetworkError, ScibenchError, UsageError
-from scibench_data.objectstore import Entry, list_prefix, public_url, signed_url
-from scibench_data.uploading import Uploaded, upload_tree
-from scibench_data.web import Web
+from scibench_data.net import objectstore, uploading
+from scibench_data.net.objectstore import Entry, list_prefix, public_url, signed_url
+from scibench_data.net.uploading import Uploaded, upload_tree
+from scibench_data.net.web import Web
 
 LOCAL = ("127.0.0.1",)
 
@@ -197,7 +197,7 @@ def test_what_names_no_object_is_refused_without_repeating_secrets(url: str) -> 
 
 def test_boto3_is_not_loaded_before_something_is_signed() -> None:
     code = (
-        "import sys\nfrom scibench_data import objectstore, uploading\n"
+        "import sys\nfrom scibench_data.net import objectstore, uploading\n"
         "objectstore.public_url('s3+https://s3.example.org/b/k')\n"
         "assert not {'boto3', 'botocore', 'urllib3'} & sys.modules.keys()"
     )

@@ -370,7 +370,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
 
 
 def _train(data: Frames, seed: int = 0, **settings: Any) -> tuple[Any, list[float]]:
-    """Train as `scibench_data.training` does."""
+    """Train as `scibench_data.results.training` does."""
     config = MODEL.Config(**{"epochs": 8, "batch_size": 8, "channels": 8, "latent": 8, **settings})
     torch.manual_seed(seed)
     model = MODEL.build(config, data)

@@ -16,8 +16,7 @@ from objectserver import BUCKET, KEY, SECRET, object_server
 from publications import FILES, datalad_get, write_package
 from webserver import WebServer
 
-from scibench_data import catalog, dataset, holdings
-from scibench_data.adding import add
+from scibench_data import catalog
 from scibench_data.errors import (
     IntegrityError,
     LicenceError,
@@ -25,8 +24,10 @@ from scibench_data.errors import (
     NotFoundError,
     UsageError,
 )
-from scibench_data.publishing import publish
+from scibench_data.getting import dataset, holdings
 from scibench_data.settings import Settings, load_settings
+from scibench_data.sharing.adding import add
+from scibench_data.sharing.publishing import publish
 
 
 @pytest.fixture
@@ -316,7 +317,7 @@ def test_content_of_the_cache_is_shared_and_stays_known(
 _KILLED = """
 import sys
 from pathlib import Path
-from scibench_data import publishing
+from scibench_data.sharing import publishing
 from scibench_data.settings import load_settings
 place = publishing._place_object
 def slow(*given):

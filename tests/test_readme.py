@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import scibench_data as sbd
-from scibench_data import catalog, reporting
+from scibench_data import catalog
 from scibench_data.cli import cli
-from scibench_data.result import read_result
+from scibench_data.results import reporting
+from scibench_data.results.result import read_result
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

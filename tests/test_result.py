@@ -8,7 +8,7 @@ import pytest
 from chains import Chain
 
 from scibench_data.errors import UsageError, VerificationError
-from scibench_data.result import Checkpoint, Result, Scores, read_result, write_result
+from scibench_data.results.result import Checkpoint, Result, Scores, read_result, write_result
 
 
 def test_reading_gives_what_was_written(chain: Chain, tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 import scibench_data as sbd
-from scibench_data import annex, catalog, compute, dataset, holdings, simulating
-from scibench_data.build import NOTES, object_path
+from scibench_data import catalog
+from scibench_data.annexed import annex, compute
+from scibench_data.annexed.build import NOTES, object_path
 from scibench_data.errors import IntegrityError, ScibenchError
+from scibench_data.getting import dataset, holdings, simulating
 from scibench_data.progress import SILENT
 from scibench_data.settings import Settings
 

@@ -349,7 +349,7 @@ def test_a_pinned_version_is_got_on_another_machine_by_its_lock_file(
     there = load_settings(home=tmp_path / "there", allowed_hosts="127.0.0.1")
     parcel.register(there.home)
 
-    from scibench_data.locking import get_locked
+    from scibench_data.versions.locking import get_locked
 
     (data,) = get_locked(settings=there)
     assert not data.unverified

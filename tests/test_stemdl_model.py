@@ -79,7 +79,7 @@ class Stacks:
 
 
 def train(data: Stacks, seed: int = 0, **settings: Any) -> tuple[Any, list[float]]:
-    """Train as `scibench_data.training` does."""
+    """Train as `scibench_data.results.training` does."""
     config = MODEL.Config(**{**TINY, **settings})
     torch.manual_seed(seed)
     model = MODEL.build(config, data)

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from zarr.codecs import ZstdCodec
 
-from scibench_data import digest, durable, shard, store
+from scibench_data import durable
 from scibench_data.errors import (
     IntegrityError,
     LockedError,
@@ -38,8 +38,9 @@ from scibench_data.errors import (
     UsageError,
 )
 from scibench_data.progress import Task
-from scibench_data.staging import Staging
-from scibench_data.store import Layout, Store
+from scibench_data.storing import digest, shard, store
+from scibench_data.storing.staging import Staging
+from scibench_data.storing.store import Layout, Store
 
 SMALL = Layout(chunk_bytes=1 << 18, shard_bytes=1 << 20)  # 32 and 128 images
 
@@ -204,7 +205,7 @@ def test_zstd_frames_carry_a_checksum() -> None:
 
 
 def independent_digest(dataset: xr.Dataset, block_bytes: int = 2**20) -> str:
-    """Follow the words of `scibench_data.digest` with nothing but json and hashlib."""
+    """Follow the words of `scibench_data.storing.digest` with nothing but json and hashlib."""
 
     def canonical(value: Any) -> bytes:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -834,7 +835,7 @@ _AT_ONCE = """
 import sys, time
 import numpy as np, xarray as xr
 from pathlib import Path
-from scibench_data import store
+from scibench_data.storing import store
 
 def source():
     print("wrote", flush=True)
@@ -877,7 +878,7 @@ _MEMORY = """
 import resource, sys
 import dask.array as da, numpy as np, xarray as xr, zarr, google_crc32c, numcodecs
 from pathlib import Path
-from scibench_data import store
+from scibench_data.storing import store
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

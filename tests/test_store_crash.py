@@ -27,9 +27,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from scibench_data import digest, shard, store
 from scibench_data.errors import ScibenchError, SpaceError
-from scibench_data.staging import Staging
+from scibench_data.storing import digest, shard, store
+from scibench_data.storing.staging import Staging
 
 WATCHED = ("fsync", "link", "mkdir", "rename", "replace", "rmdir", "unlink")
 LAYOUT = store.Layout(chunk_bytes=512, shard_bytes=2048, codec="none")

@@ -395,7 +395,7 @@ SMALL = {"epochs": 12, "width": 24, "batch_size": 32}
 
 
 def _train(data: Responses, seed: int = 0, **settings: Any) -> tuple[Any, list[float]]:
-    """Train as `scibench_data.training` does."""
+    """Train as `scibench_data.results.training` does."""
     config = MODEL.Config(**{**SMALL, **settings})
     torch.manual_seed(seed)
     model = MODEL.build(config, data)

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 from publications import FILES, write_package
 
-from scibench_data import catalog, verbs_share
+from scibench_data import catalog
+from scibench_data.commands import share as verbs_share
 from scibench_data.errors import UsageError
 
 

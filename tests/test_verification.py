@@ -11,11 +11,11 @@ import pytest
 from chains import TINY, Chain
 
 import scibench_data as sbd
-from scibench_data import training
 from scibench_data.errors import NotFoundError, UsageError, VerificationError
 from scibench_data.provenance import digest
+from scibench_data.results import training
+from scibench_data.results.verification import Report
 from scibench_data.sampling import split_digest
-from scibench_data.verification import Report
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +219,7 @@ def test_an_edit_of_the_work_tree_is_noticed(chain: Chain) -> None:
 
 def test_a_forged_store_is_not_the_files(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is sound in itself, but holds other values than the files."""
-    from scibench_data import run
+    from scibench_data.results import run
 
     real = run.read_raw
     shutil.rmtree(chain.settings.home / "stores")

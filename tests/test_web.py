@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webserver import PAGE, WebServer, http_date, wait_until
 
-from scibench_data import answers
-from scibench_data.answers import Headers
 from scibench_data.errors import SpaceError
-from scibench_data.guard import Refusal, is_public, shown
-from scibench_data.web import Received, Web
+from scibench_data.net import answers
+from scibench_data.net.answers import Headers
+from scibench_data.net.guard import Refusal, is_public, shown
+from scibench_data.net.web import Received, Web
 
 CONTENT = random.Random(0).randbytes(200_000)  # noqa: S311  (not for secrets)
 LARGE = CONTENT * 16
@@ -989,9 +989,8 @@ def test_sixteen_threads_share_one_web_on_a_bad_day(
 
 
 def test_importing_it_imports_no_http_library() -> None:
-    code = (
-        "import sys, scibench_data.web; print({'urllib3', 'ssl', 'http.client'} & {*sys.modules})"
-    )
+    libraries = {"urllib3", "ssl", "http.client"}
+    code = f"import sys, scibench_data.net.web; print({libraries} & {{*sys.modules}})"
 
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

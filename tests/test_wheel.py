@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def _expected() -> set[str]:
-    core = {f"scibench_data/{p.name}" for p in (ROOT / "scibench_data").glob("*.py")}
-    core |= {f"scibench_data/{p.name}" for p in (ROOT / "scibench_data").glob("*.json")}
+    files = [*ROOT.glob("scibench_data/**/*.py"), *ROOT.glob("scibench_data/*.json")]
+    core = {path.relative_to(ROOT).as_posix() for path in files}
     items = set()
     for kind, patterns in {
         "datapackages": (
@@ -66,4 +66,4 @@ def test_the_wheel_offers_both_programs(wheel: Path) -> None:
         text = archive.read(name).decode()
 
     assert "scibench-data = scibench_data.cli:main" in text
-    assert "git-annex-compute-scibench-data = scibench_data.compute:main" in text
+    assert "git-annex-compute-scibench-data = scibench_data.annexed.compute:main" in text

@@ -1,0 +1,1 @@
+"""A dataset in git and git-annex: built, filled, moved."""

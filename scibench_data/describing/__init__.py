@@ -1,0 +1,1 @@
+"""Write a descriptor from files, and say what is wrong with one."""

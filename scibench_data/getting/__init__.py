@@ -1,0 +1,1 @@
+"""From a name and a version to files on this disk that have the published bytes."""

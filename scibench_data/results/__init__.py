@@ -1,0 +1,1 @@
+"""Train, score, report, and check what somebody else reports."""

@@ -1,0 +1,1 @@
+"""Datasets of one's own, and machines without a network."""

@@ -1,0 +1,1 @@
+"""From files to a Zarr store with a digest, whole or absent."""

@@ -1,0 +1,1 @@
+"""Pin versions, and tell how two of them differ."""
