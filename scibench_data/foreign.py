@@ -68,8 +68,10 @@ def url_fault(url: str, allowed: Collection[str] | None = ()) -> str | None:
         return "not a URL of at most 2048 plain characters"
     free = bool(host) and (allowed is None or host in allowed)
     query = parse_qsl(parts.query.replace(";", "&"), keep_blank_values=True)
+    schemes = {"https", "http"} if free else {"https"}
+    unless = "" if allowed is None else ", and allowed_hosts doesn't name its host"
     faults = {
-        "a URL that is not https": parts.scheme not in ({"https", "http"} if free else {"https"}),
+        f"a URL that is not https{unless}": parts.scheme not in schemes,
         "a URL with credentials, and a descriptor is public": "@" in parts.netloc,
         "a URL with a secret in its query, and a descriptor is public": any(
             _SECRET.search(name) for name, _ in query
