@@ -7,6 +7,7 @@ group, with the standard deviation; who is ahead is judged run by run.
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class Row:
     ----------
     data
         ``NAME@VERSION:SUBSET``, of a scaled version with its number of samples.
+    samples
+        How many samples all parts of the split have together. [1]
     higher_is_better
         Of the metric.
     others
@@ -62,6 +65,7 @@ class Row:
 
     name: str
     data: str
+    samples: int
     metric: str
     higher_is_better: bool
     model: Score
@@ -100,6 +104,7 @@ class Row:
         return {
             "name": self.name,
             "data": self.data,
+            "samples": self.samples,
             "metric": self.metric,
             "higher_is_better": self.higher_is_better,
             "scores": {
@@ -139,7 +144,8 @@ def report(paths: Iterable[Path | str] = (), *, settings: Settings | None = None
     for file in files:
         result = read_result(file).result
         groups.setdefault(_data(result), []).append(result)
-    return [_row(data, results, chosen) for data, results in sorted(groups.items())]
+    rows = [_row(data, results, chosen) for data, results in groups.items()]
+    return sorted(rows, key=lambda row: (row.name, row.samples, row.data))
 
 
 def _files(path: Path) -> list[Path]:
@@ -185,6 +191,7 @@ def _row(data: str, results: Sequence[Result], settings: Settings) -> Row:
     return Row(
         name=first.model.name,
         data=data,
+        samples=sum(first.split.sizes.values()),
         metric=metric,
         higher_is_better=higher,
         model=own[metric],
@@ -217,23 +224,26 @@ def _higher_is_better(result: Result, settings: Settings) -> bool:
 
 # --- as text and as a picture ---------------------------------------------------------------------
 
-HEADINGS = ("data", "metric", "model", "strongest baseline", "ceiling", "ahead", "runs", "time")
+HEADINGS = (
+    "data", "samples", "metric", "model", "strongest baseline", "ceiling", "ahead", "runs", "time"
+)  # fmt: skip
 
 
 def cells(row: Row) -> list[str]:
     """Return a row as the words of a table."""
     baseline, ceiling = row.baseline, row.ceiling
     arrow = "↑" if row.higher_is_better else "↓"
-    samples = f" × {len(row.data_seeds)} samples" if len(row.data_seeds) > 1 else ""
-    runs = f"{len(row.seeds)} seeds{samples}"
+    seeds = "1 seed" if len(row.seeds) == 1 else f"{len(row.seeds)} seeds"
+    others = f" × {len(row.data_seeds)} data seeds" if len(row.data_seeds) > 1 else ""
     return [
         row.data,
+        f"{row.samples:,}",
         f"{row.metric} {arrow}",
         str(row.model),
         f"{baseline} {_short(baseline.title)}" if baseline else "",
         f"{ceiling} {_short(ceiling.title)}" if ceiling else "",
         row.ahead,
-        runs,
+        f"{seeds}{others}",
         f"{row.seconds:.0f} s",
     ]
 
@@ -260,23 +270,40 @@ def metrics_markdown(row: Row) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw every run, baseline and ceiling, each package on an axis of its own."""
+    """Draw every run, baseline and ceiling: an axis for each package, a line for each size."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 0.5 + 0.85 * len(rows)), layout="constrained")
-    for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-        for other in row.others:
-            if not other.title.startswith((_BASELINE, _CEILING)):
-                continue
-            ceiling = other.title.startswith(_CEILING)
-            colour = "#228833" if ceiling else "#ee6677"
-            axes.axvline(other.mean, color=colour, lw=2 if other is row.baseline else 1,
-                         ls="-" if ceiling or other is row.baseline else ":")  # fmt: skip
-        axes.plot(row.model.values, [0] * len(row.model.values), "o", color="#4477aa", alpha=0.6)
-        axes.set(yticks=[], ylabel=row.name)
+    packages = [list(found) for _, found in groupby(rows, key=lambda row: row.name)]
+    lines = [len(found) for found in packages]
+    size = (9, 0.5 + 0.6 * len(packages) + 0.3 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(
+        len(packages), 1, squeeze=False, height_ratios=[n + 1.5 for n in lines]
+    )
+    for axes, found in zip(panels[:, 0], packages, strict=True):
+        for place, row in enumerate(found):
+            _draw_row(axes, place, row)
+        axes.set(yticks=range(len(found)), ylim=(-0.6, len(found) - 0.4), ylabel=found[0].name)
+        axes.set_yticklabels([f"{row.samples:,}" for row in found])
         axes.yaxis.label.set(rotation=0, ha="right", va="center")
-        axes.set_xlabel(f"{row.metric} {'→' if row.higher_is_better else '←'} better", fontsize=8)
+        better = "→" if found[0].higher_is_better else "←"
+        axes.set_xlabel(f"{found[0].metric} {better} better", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.suptitle("runs (blue), strongest baseline (red), ceiling (green)", fontsize=9)
+    title = (
+        "runs (blue), baselines (red, the strongest solid), ceiling (green), by number of samples"
+    )
+    figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=130)
+
+
+def _draw_row(axes: Any, place: int, row: Row) -> None:
+    for other in row.others:
+        ceiling = other.title.startswith(_CEILING)
+        if ceiling or other.title.startswith(_BASELINE):
+            first = ceiling or other is row.baseline
+            colour = "#228833" if ceiling else "#ee6677"
+            style = {"color": colour, "lw": 2 if first else 1, "ls": "-" if first else ":"}
+            axes.vlines(other.mean, place - 0.4, place + 0.4, **style)
+    values = row.model.values
+    axes.plot(values, [place] * len(values), "o", color="#4477aa", alpha=0.6)
