@@ -5,7 +5,6 @@ read, in any order; packed chunks and blocks of a Dask graph are read whole, a w
 time. No work is done per sample.
 """
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -168,7 +167,7 @@ class Source:
         """
         check_batch_size(batch_size)
         block = max(reader.block for reader in self._readers)
-        sample = sum(math.prod(f.shape(1)) * f.dtype.itemsize for f in self._fields.values())
+        sample = sum(field.size for field in self._fields.values())
         kind = _kind(order.get("shuffle", False), block)
         if kind == "block":
             block = max(reader.near for reader in self._readers)

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, npt.NDArray[Any]]
 Job = Callable[[], None]
 _PART_BYTES = 4 << 20  # read by one job, where less can be [B]
+_LINE = 64  # of a processor's cache, at which arrays begin [B]
 
 
 class Reader(Protocol):
@@ -69,8 +70,7 @@ class Resident:
 
         def gather() -> None:
             for name, values in self.arrays.items():
-                # every row is one of the array's; "clip" writes to `out` without a buffer between
-                np.take(values, rows, axis=0, out=out[name], mode="clip")
+                _gather(values, rows, out[name])
 
         yield gather
 
@@ -94,11 +94,33 @@ class Rows:
         return [self.name]
 
     def jobs(self, rows: Indices, out: Arrays) -> Iterator[Job]:
-        """Give a job for every few rows that are near each other, read straight into place."""
+        """Give a job for every few rows, read straight into place.
+
+        Rows that stand alone are copied from the page cache in any order, where the array fits into
+        memory; those that follow each other are read together.
+        """
+        stored, target = self.stored, out[self.name]
+        each = max(_PART_BYTES // max(stored.row_bytes, 1), 1)
+        if not _follow_each_other(rows) and (mapped := stored.mapped) is not None:
+            octets = target.reshape(len(rows), -1).view(np.uint8)
+            for start in range(0, len(rows), each):
+                part = slice(start, start + each)
+                yield partial(_gather, mapped, rows[part], octets[part])
+            return
         places = np.argsort(rows, kind="stable")
-        each = max(_PART_BYTES // max(self.stored.row_bytes, 1), 1)
         for start in range(0, len(places), each):
-            yield partial(self.stored.read_rows, rows, out[self.name], places[start : start + each])
+            yield partial(stored.read_rows, rows, target, places[start : start + each])
+
+
+def _gather(values: npt.NDArray[Any], rows: Indices, out: npt.NDArray[Any]) -> None:
+    """Copy ``values[rows]`` to `out`; every row must be one of the array's."""
+    np.take(values, rows, axis=0, out=out, mode="clip")  # "raise" would copy through a buffer
+
+
+def _follow_each_other(rows: Indices) -> bool:
+    """Tell whether rows come in runs of four and more, whatever order they are wanted in."""
+    ordered = np.sort(rows)
+    return 4 * int(np.count_nonzero(ordered[1:] - ordered[:-1] == 1)) >= 3 * len(rows)
 
 
 class Chunks:
@@ -191,33 +213,6 @@ def scatter(
     out[places] = values if whole else values[rows]
 
 
-class Buffers:
-    """Memory for windows, used again when no tensor looks at it any more.
-
-    Fresh memory costs more time than filling it, for its pages have to be found. Pinned memory is
-    left to torch, which knows when a copy to the GPU has ended.
-    """
-
-    def __init__(self, *, pinned: bool) -> None:
-        self._pinned = pinned
-        self._free: dict[int, list[memoryview]] = {}
-
-    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.Tensor:
-        """Return a tensor of any content, C-contiguous, on the processor."""
-        import torch
-
-        if self._pinned:
-            kind = torch.from_numpy(np.empty(0, dtype)).dtype
-            return torch.empty(shape, dtype=kind, pin_memory=True)
-        size = math.prod(shape) * dtype.itemsize
-        room = 1 << max(size - 1, 1).bit_length()  # windows differ by what a batch left over
-        free = self._free.setdefault(room, [])
-        memory = free.pop() if free else np.empty(room, np.uint8).data
-        owner = np.frombuffer(memory, np.uint8)  # every view and tensor holds on to it
-        weakref.finalize(owner, free.append, memory).atexit = False
-        return torch.from_numpy(owner[:size].view(dtype).reshape(shape))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Field:
     """What a sample has of one array.
@@ -238,6 +233,58 @@ class Field:
         """Return the shape of this many samples."""
         return (samples, self.span, *self.row) if self.span > 1 else (samples, *self.row)
 
+    @cached_property
+    def size(self) -> int:
+        """Size of a sample. [B]"""
+        return math.prod(self.shape(1)) * self.dtype.itemsize
+
+
+_INDEX = Field(span=1, row=(), dtype=np.dtype(np.int64))
+
+
+class Buffers:
+    """Memory for windows, used again when no tensor looks at it any more.
+
+    Fresh memory costs more time than filling it, for its pages have to be found. Pinned memory is
+    left to torch, which knows when a copy to the GPU has ended.
+    """
+
+    def __init__(self, *, pinned: bool) -> None:
+        self._pinned = pinned
+        self._free: dict[int, list[memoryview]] = {}
+
+    def take(
+        self, fields: Mapping[str, Field], samples: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, npt.NDArray[Any]]]:
+        """Return a tensor for this many samples of each field, of any content, and as an array."""
+        import torch
+
+        if self._pinned:
+            pinned = {name: _pinned(field, samples) for name, field in fields.items()}
+            return pinned, {name: tensor.numpy() for name, tensor in pinned.items()}
+        octets = self._octets(sum(-(-f.size * samples // _LINE) * _LINE for f in fields.values()))
+        arrays, start = {}, 0
+        for name, field in fields.items():
+            end = start + field.size * samples
+            arrays[name] = octets[start:end].view(field.dtype).reshape(field.shape(samples))
+            start = -(-end // _LINE) * _LINE
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}, arrays
+
+    def _octets(self, size: int) -> npt.NDArray[np.uint8]:
+        room = 1 << max(size - 1, 1).bit_length()  # windows differ by what a batch left over
+        free = self._free.setdefault(room, [])
+        memory = free.pop() if free else np.empty(room, np.uint8).data
+        owner = np.frombuffer(memory, np.uint8)  # every view and tensor holds on to it
+        weakref.finalize(owner, free.append, memory).atexit = False
+        return owner
+
+
+def _pinned(field: Field, samples: int) -> torch.Tensor:
+    import torch
+
+    kind = torch.from_numpy(np.empty(0, field.dtype)).dtype
+    return torch.empty(field.shape(samples), dtype=kind, pin_memory=True)
+
 
 class _Window:
     """Samples on their way into memory, with room before them for what a batch left over."""
@@ -245,16 +292,12 @@ class _Window:
     def __init__(
         self, left: int, samples: Indices, fields: Mapping[str, Field], buffers: Buffers
     ) -> None:
-        index = Field(span=1, row=(), dtype=samples.dtype)
         self.size = left + len(samples)
-        self.tensors = {
-            name: buffers.take(field.shape(self.size), field.dtype)
-            for name, field in {**fields, "index": index}.items()
-        }
+        self.tensors, arrays = buffers.take({**fields, "index": _INDEX}, self.size)
         self.seconds = 0.0
         self._samples = samples
         self._fields = fields
-        self._places = {name: tensor.numpy()[left:] for name, tensor in self.tensors.items()}
+        self._places = {name: array[left:] for name, array in arrays.items()}
         self._places["index"][:] = samples
         self._futures: list[Future[None]] = []
 

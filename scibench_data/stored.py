@@ -221,8 +221,7 @@ class Stored:
     def read_rows(self, rows: Indices, out: npt.NDArray[Any], places: Indices) -> None:
         """Read ``rows[places]`` to ``out[places]``; the array must not be packed.
 
-        Rows that follow each other in a file are read by one system call, wherever they go to;
-        those that stand alone are copied from the page cache, where the array fits into memory.
+        Rows that follow each other in a file are read by one system call, wherever they go to.
 
         Parameters
         ----------
@@ -235,14 +234,6 @@ class Stored:
         starts = np.flatnonzero((np.diff(wanted, prepend=-2) != 1) | (wanted % self.chunk == 0))
         octets = out.reshape(len(rows), -1).view(np.uint8)
         targets = places.tolist()
-        if 4 * len(starts) > len(wanted) and self.mapped is not None:
-            gathered = octets if len(places) == len(rows) else None
-            taken = rows if gathered is not None else wanted
-            # every row is one of the array's; "clip" writes to `out` without a buffer between
-            values = np.take(self.mapped, taken, axis=0, out=gathered, mode="clip")
-            if gathered is None:
-                octets[places] = values
-            return
         ends = [*starts[1:].tolist(), len(wanted)]
         size = self.row_bytes
         for start, end, row in zip(starts.tolist(), ends, wanted[starts].tolist(), strict=True):
