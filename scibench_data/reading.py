@@ -11,6 +11,7 @@ import math
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -360,6 +361,7 @@ class Intake:
         with ThreadPoolExecutor(self.threads, "scibench-read") as pool:
             windows = self._windows(plan, batch_size)
             before, left, ahead = None, 0, self.eager
+            used: deque[float] = deque([0.0], 3)  # the least of three: a hiccup changes nothing
             window = next(windows, None)
             if window and ahead:
                 window.begin(self.readers, pool)
@@ -371,12 +373,11 @@ class Intake:
                     before, window = window, next(windows, None)
                     if window and ahead:
                         window.begin(self.readers, pool)
-                    used = 0.0
+                    given = time.perf_counter()
                     for start in range(0, before.size - left, batch_size):
-                        given = time.perf_counter()
                         yield _cut(before, start, start + batch_size)
-                        used += time.perf_counter() - given
-                    ahead = ahead or used > before.seconds
+                    used.append(time.perf_counter() - given)
+                    ahead = ahead or min(used) > before.seconds
                 if before and left:
                     yield _cut(before, before.size - left, before.size)
             finally:
