@@ -252,7 +252,7 @@ class Buffers:
 
     def __init__(self, *, pinned: bool) -> None:
         self._pinned = pinned
-        self._free: dict[int, list[memoryview]] = {}
+        self._free: list[memoryview] = []
 
     def take(
         self, fields: Mapping[str, Field], samples: int
@@ -272,11 +272,13 @@ class Buffers:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}, arrays
 
     def _octets(self, size: int) -> npt.NDArray[np.uint8]:
-        room = 1 << max(size - 1, 1).bit_length()  # windows differ by what a batch left over
-        free = self._free.setdefault(room, [])
-        memory = free.pop() if free else np.empty(room, np.uint8).data
+        fitting = [place for place, memory in enumerate(self._free) if len(memory) >= size]
+        if fitting:
+            memory = self._free.pop(min(fitting, key=lambda place: len(self._free[place])))
+        else:  # with room for what a batch may leave over
+            memory = np.empty(1 << max(size - 1, 1).bit_length(), np.uint8).data
         owner = np.frombuffer(memory, np.uint8)  # every view and tensor holds on to it
-        weakref.finalize(owner, free.append, memory).atexit = False
+        weakref.finalize(owner, self._free.append, memory).atexit = False
         return owner
 
 
@@ -362,27 +364,35 @@ class Intake:
             windows = self._windows(plan, batch_size)
             before, left, ahead = None, 0, self.eager
             used: deque[float] = deque([0.0], 3)  # the least of three: a hiccup changes nothing
-            window = next(windows, None)
-            if window and ahead:
-                window.begin(self.readers, pool)
+            window = self._begin(windows, pool if ahead else None)
             try:
                 while window:
                     window.finish(self.readers, before, left)
-                    left = window.size % batch_size
-                    # the memory of the one before is free from here on, and the next may take it
-                    before, window = window, next(windows, None)
-                    if window and ahead:
-                        window.begin(self.readers, pool)
-                    given = time.perf_counter()
-                    for start in range(0, before.size - left, batch_size):
+                    before, left, window = window, window.size % batch_size, None
+                    given, end = time.perf_counter(), before.size - left
+                    for start in range(0, end, batch_size):
+                        # with the second batch nobody looks at the window before any more, and the
+                        # next one may take its memory
+                        if ahead and (start == batch_size or end <= batch_size):
+                            window = self._begin(windows, pool)
                         yield _cut(before, start, start + batch_size)
                     used.append(time.perf_counter() - given)
+                    window = window or self._begin(windows, pool if ahead else None)
                     ahead = ahead or min(used) > before.seconds
                 if before and left:
                     yield _cut(before, before.size - left, before.size)
             finally:
                 if window:
                     window.cancel()
+
+    def _begin(
+        self, windows: Iterator[_Window], pool: ThreadPoolExecutor | None
+    ) -> _Window | None:
+        """Take the next window, if there is one, and begin to read into it."""
+        window = next(windows, None)
+        if window and pool:
+            window.begin(self.readers, pool)
+        return window
 
     def _windows(self, plan: Plan, batch_size: int) -> Iterator[_Window]:
         left = 0
