@@ -42,21 +42,14 @@ def job(prepare: Callable[[], Epoch], *, numbered: bool = False, passes: int = 1
     return take
 
 
-def gather(path: Path, *, kept: bool = False, transform: Transform | None = None) -> Epoch:
-    """Return the limit: rows of a mapped file gathered into a small ring of reused buffers.
-
-    Parameters
-    ----------
-    kept
-        Map the file once and not in every epoch.
-    """
+def gather(path: Path, *, transform: Transform | None = None) -> Epoch:
+    """Return the limit: rows of a file, mapped once, gathered into a small ring of buffers."""
     import torch
 
-    mapped = np.load(path, mmap_mode="r")
-    ring = [np.empty((BATCH, *mapped.shape[1:]), mapped.dtype) for _ in range(3)]
+    values = np.load(path, mmap_mode="r")
+    ring = [np.empty((BATCH, *values.shape[1:]), values.dtype) for _ in range(3)]
 
     def epoch(number: int) -> Iterator[Any]:
-        values = mapped if kept else np.load(path, mmap_mode="r")
         order = np.random.default_rng(number).permutation(len(values))
         for turn, start in enumerate(range(0, len(order), BATCH)):
             rows = order[start : start + BATCH]

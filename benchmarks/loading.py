@@ -80,14 +80,10 @@ def plain(data: Data, store: Store, transform: Transform | None = None) -> Cases
     """Return memmap gather and ours, with the same transform."""
     numbered = data.kind is particles and transform is None
     made = partial(job, numbered=numbered)
-    limit = partial(gather, data.path, transform=transform)
-    cases = {
-        LIMIT: partial(made, limit),
+    return {
+        LIMIT: partial(made, partial(gather, data.path, transform=transform)),
         OURS: partial(made, partial(ours, store, transform=transform)),
     }
-    if transform is None:
-        cases[f"{LIMIT}, mapped once"] = partial(made, partial(limit, kept=True))
-    return cases
 
 
 def packed(store: Store) -> Cases:
@@ -153,7 +149,6 @@ def compare_peers(data: Data, asked: argparse.Namespace) -> list[Round]:
     """Run each peer beside the limit and ours; one round before does not count."""
     store = data.store(layout=Layout(codec=asked.codec))
     ours_and_limit = plain(data, store)
-    del ours_and_limit[f"{LIMIT}, mapped once"]
     own = [data.path, *(store.path / "x").glob("c*")]
     formats = [
         (form.folder(data.path), form.loaders)

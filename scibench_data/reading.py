@@ -385,9 +385,7 @@ class Intake:
                 if window:
                     window.cancel()
 
-    def _begin(
-        self, windows: Iterator[_Window], pool: ThreadPoolExecutor | None
-    ) -> _Window | None:
+    def _begin(self, windows: Iterator[_Window], pool: ThreadPoolExecutor | None) -> _Window | None:
         """Take the next window, if there is one, and begin to read into it."""
         window = next(windows, None)
         if window and pool:

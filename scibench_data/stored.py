@@ -36,6 +36,7 @@ _OPEN_FILES = 512  # of one array; systems allow a process 1,024 of all kinds
 _PLACES = 1024  # of one system call: IOV_MAX of Linux
 _BLOCK_BYTES = 2 << 20  # a block of a Dask graph: small to a processor's cache, large to a task [B]
 _PACKED = {"zstd", "blosc"}
+_HUGE = 2 << 20  # of a large page: a file's beginning is mapped by such where it lies at one [B]
 _MAP_FIXED = 0x10  # Linux, every architecture; Python's mmap module has no name for it
 
 
@@ -79,7 +80,9 @@ def _map_together(parts: Sequence[tuple[_File, int]], size: int) -> npt.NDArray[
     the place; it is given back as a whole when the last array over it is gone (mmap(2), MAP_FIXED).
     """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # that can't be written to takes no memory
-    room = np.frombuffer(mmap.mmap(-1, size * len(parts), flags, mmap.PROT_READ), np.uint8)
+    whole = size * len(parts)
+    room = np.frombuffer(mmap.mmap(-1, whole + _HUGE, flags, mmap.PROT_READ), np.uint8)
+    room = room[-room.ctypes.data % _HUGE :][:whole]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]

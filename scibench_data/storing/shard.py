@@ -40,6 +40,9 @@ _UNPACK = {"none": 0.0, "lz4": 0.4, "zstd": 1.5}  # seconds of a core for a GB o
 _READ = 2.0  # seconds that a shared file system takes for a GB, about
 _SHARD_BYTES = (8 << 20, 64 << 20)  # of a file where nobody says: for small arrays, at most [B]
 _FILES = 64  # of an array, before its files get larger
+_CALL_BYTES = (
+    4 << 20
+)  # written at once: the page cache then holds large pages, which map sooner [B]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RESERVED = {"add_offset", "coordinates", "dtype", "missing_value", "scale_factor"}
 
@@ -311,7 +314,7 @@ def write_shard(
     size = 0
     beside = folder / f"{path}.{uuid.uuid4().hex}.partial"
     with disk_errors(folder / path):
-        with beside.open("xb") as file:
+        with beside.open("xb", buffering=_CALL_BYTES) as file:
             for piece in _pieces(rows, grid):
                 sha256.update(piece)
                 size += file.write(piece)
