@@ -98,6 +98,25 @@ def test_a_failing_graph_fails_the_iteration(
         list(changed.batches("train", 16))
 
 
+def test_passes_hold_two_windows(
+    source: Source, arrays: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scibench_data.loader.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("scibench_data.loader.MIXED_BYTES", 800)
+    doubled = arrays["images"].copy(data=arrays["images"].data.map_blocks(lambda x: x * 2))
+    changed = dataclasses.replace(
+        source, dataset=arrays.assign(images=doubled), splits={"train": np.arange(200)}
+    )
+
+    batch = None
+    for epoch in range(3):
+        for batch in changed.batches("train", 7, shuffle=True, epoch=epoch):
+            assert len(batch["index"])
+    del batch
+
+    assert len(changed._intake.buffers._free) == 2
+
+
 def test_a_batch_that_is_kept_never_changes(source: Source) -> None:
     kept = list(source.batches("train", 16, shuffle=True))
     before = [batch["images"].numpy().copy() for batch in kept]
