@@ -14,6 +14,7 @@ import pytest
 import torch
 import xarray as xr
 
+from scibench_data import catalog
 from scibench_data.loader import Source
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +122,31 @@ def test_windows_are_measured_beside_numpys(
 
     sizes = {readings[0]["bytes"] for readings in found["rounds"][0].values()}
     assert sizes == {(1826 - 25) * 26 * 500 * 4}
+
+
+def test_samples_and_trainings_are_timed(
+    scripts: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    samples = scripts("samples")
+    asked = []
+
+    def run(home: Path, *words: Any) -> float:
+        asked.append([str(word) for word in words])
+        if "--out" in words:
+            result = {"model": {"name": "uno"}, "run": {"seconds": {"training": 4.0}}}
+            words[-1].joinpath("uno").mkdir(parents=True)
+            words[-1].joinpath("uno/result.json").write_text(json.dumps(result))
+        return 2.0
+
+    monkeypatch.setattr(samples, "run", run)
+    monkeypatch.setattr(sys, "argv", ["samples", "--train", "--json", str(tmp_path / "found.json")])
+    samples.main()
+    found = json.loads((tmp_path / "found.json").read_bytes())["seconds"][0]
+
+    assert [words[-1] for words in asked[:-1]] == catalog.package_names()
+    assert found["get, together"] == 2.0 * len(catalog.package_names())
+    assert found["training"] == 4.0
+    assert found["train --all"] == 2.0
 
 
 @pytest.mark.parametrize(("case", "codec"), [("raw", "none"), ("packed", "lz4")])
