@@ -363,22 +363,23 @@ class Intake:
         with ThreadPoolExecutor(self.threads, "scibench-read") as pool:
             windows = self._windows(plan, batch_size)
             before, left, ahead = None, 0, self.eager
-            used: deque[float] = deque([0.0], 3)  # the least of three: a hiccup changes nothing
+            used: deque[float] = deque([0.0], 3)  # time a batch was worked on; a hiccup is not all
             window = self._begin(windows, pool if ahead else None)
             try:
                 while window:
                     window.finish(self.readers, before, left)
                     before, left, window = window, window.size % batch_size, None
-                    given, end = time.perf_counter(), before.size - left
+                    end = before.size - left
                     for start in range(0, end, batch_size):
                         # with the second batch nobody looks at the window before any more, and the
                         # next one may take its memory
                         if ahead and (start == batch_size or end <= batch_size):
                             window = self._begin(windows, pool)
+                        given = time.perf_counter()
                         yield _cut(before, start, start + batch_size)
-                    used.append(time.perf_counter() - given)
+                        used.append(time.perf_counter() - given)
                     window = window or self._begin(windows, pool if ahead else None)
-                    ahead = ahead or min(used) > before.seconds
+                    ahead = ahead or min(used) * (end // batch_size) > before.seconds
                 if before and left:
                     yield _cut(before, before.size - left, before.size)
             finally:
