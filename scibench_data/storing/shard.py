@@ -259,16 +259,20 @@ def _pieces(rows: npt.NDArray[np.uint8], grid: Grid) -> Iterator[Any]:
 
     sharded = grid.shard > grid.chunk
     index = np.full((grid.shard // grid.chunk, 2), _NO_CHUNK, "<u8")
-    offset = 0
-    for place, start in enumerate(range(0, len(rows), grid.chunk)):
-        chunk = rows[start : start + grid.chunk]
-        if len(chunk) < grid.chunk:  # Zarr stores whole chunks: the last one is filled up
-            chunk = np.concatenate(
-                [chunk, np.zeros((grid.chunk - len(chunk), rows.shape[1]), "u1")]
-            )
-        packed = pack(chunk, grid.codec, np.dtype(grid.dtype).itemsize)
-        index[place] = offset, memoryview(packed).nbytes
-        offset += memoryview(packed).nbytes
+    offset = place = 0
+    step = grid.chunk
+    if grid.codec == "none":  # chunks as they are can be written together
+        step *= max(_CALL_BYTES // max(grid.chunk * rows.shape[1], 1), 1)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        if missing := -len(part) % grid.chunk:  # Zarr stores whole chunks: the last is filled up
+            part = np.concatenate([part, np.zeros((missing, rows.shape[1]), "u1")])
+        packed = pack(part, grid.codec, np.dtype(grid.dtype).itemsize)
+        count = len(part) // grid.chunk
+        size = memoryview(packed).nbytes // count
+        index[place : place + count, 0] = offset + size * np.arange(count)
+        index[place : place + count, 1] = size
+        offset, place = offset + size * count, place + count
         yield packed
     if sharded:
         yield index.tobytes()
@@ -314,7 +318,7 @@ def write_shard(
     size = 0
     beside = folder / f"{path}.{uuid.uuid4().hex}.partial"
     with disk_errors(folder / path):
-        with beside.open("xb", buffering=_CALL_BYTES) as file:
+        with beside.open("xb") as file:
             for piece in _pieces(rows, grid):
                 sha256.update(piece)
                 size += file.write(piece)
