@@ -7,6 +7,7 @@ time, so nothing depends on the timing of threads.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -337,7 +338,7 @@ class _Window:
             future.cancel()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Intake:
     """Reads planned windows and cuts them into batches.
 
@@ -357,31 +358,37 @@ class Intake:
     threads: int
     eager: bool
     buffers: Buffers
+    _ahead: bool = dataclasses.field(default=False, init=False)  # what was seen last
+    _cost: float = dataclasses.field(default=math.inf, init=False)  # of reading a window [s]
 
     def batches(self, plan: Plan, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
         """Give batches, each a slice of a window."""
         with ThreadPoolExecutor(self.threads, "scibench-read") as pool:
             windows = self._windows(plan, batch_size)
-            before, left, ahead = None, 0, self.eager
-            used: deque[float] = deque([0.0], 3)  # time a batch was worked on; a hiccup is not all
+            before, left, ahead = None, 0, self.eager or self._ahead
+            used: deque[float] = deque(maxlen=3)  # time a batch was worked on; one may be a hiccup
             window = self._begin(windows, pool if ahead else None)
             try:
                 while window:
                     window.finish(self.readers, before, left)
                     before, left, window = window, window.size % batch_size, None
-                    end = before.size - left
-                    for start in range(0, end, batch_size):
+                    count = before.size // batch_size
+                    for number, batch in zip(range(count), _cut(before, batch_size), strict=False):
                         # with the second batch nobody looks at the window before any more, and the
                         # next one may take its memory
-                        if ahead and (start == batch_size or end <= batch_size):
+                        if ahead and (number == 1 or count == 1):
                             window = self._begin(windows, pool)
                         given = time.perf_counter()
-                        yield _cut(before, start, start + batch_size)
+                        yield batch
                         used.append(time.perf_counter() - given)
                     window = window or self._begin(windows, pool if ahead else None)
-                    ahead = ahead or min(used) * (end // batch_size) > before.seconds
+                    self._cost = before.seconds or self._cost
+                    if len(used) == used.maxlen:
+                        self._ahead = min(used) * count > self._cost
+                    ahead = self.eager or self._ahead
                 if before and left:
-                    yield _cut(before, before.size - left, before.size)
+                    *_, batch = _cut(before, batch_size)
+                    yield batch
             finally:
                 if window:
                     window.cancel()
@@ -401,5 +408,9 @@ class Intake:
             yield window
 
 
-def _cut(window: _Window, start: int, stop: int) -> dict[str, torch.Tensor]:
-    return {name: values[start:stop] for name, values in window.tensors.items()}
+def _cut(window: _Window, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Cut a window into batches; what is left over comes last."""
+    if window.size == batch_size:
+        return iter([window.tensors])
+    parts = [values.split(int(batch_size)) for values in window.tensors.values()]  # type: ignore[no-untyped-call]
+    return (dict(zip(window.tensors, part, strict=True)) for part in zip(*parts, strict=True))
