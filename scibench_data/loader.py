@@ -33,7 +33,7 @@ RESIDENT_BYTES = 128 << 20
 """How much of a dataset's arrays is held in memory, the smallest first. [B]"""
 MIXED_BYTES = 64 << 20
 """What is mixed at once where blocks are shuffled; another such window is read meanwhile. [B]"""
-READ_BYTES = 4 << 20
+READ_BYTES = 16 << 20
 """What is read at once where any row can be read. [B]"""
 THREADS = 4  # more of them only wait for the memory [1]
 
@@ -137,10 +137,11 @@ class Source:
             if room >= 0 or not variable.chunks:
                 held.setdefault(span, {})[name] = variable
             elif stored := stored_of(variable):
-                readers.append((Rows if stored.codec == "none" else Chunks)(name, stored))
+                rows = stored.codec == "none"
+                readers.append(Rows(name, stored, _threads()) if rows else Chunks(name, stored))
             else:
                 graphs.setdefault(span, {})[name] = variable.data
-        readers += [Resident(_load(variables)) for variables in held.values()]
+        readers += [Resident(_load(variables), _threads()) for variables in held.values()]
         return readers + [Blocks(arrays) for arrays in graphs.values()]
 
     @cached_property
@@ -148,7 +149,7 @@ class Source:
         return Intake(
             readers=self._readers,
             fields=self._fields,
-            threads=min(THREADS, len(os.sched_getaffinity(0))),
+            threads=_threads(),
             eager=any(reader.block > 1 for reader in self._readers),
             buffers=Buffers(pinned=self.pinned),
         )
@@ -216,6 +217,10 @@ class Source:
         """
         planned = self.plan(split, batch_size, shuffle=shuffle, seed=seed, epoch=epoch)
         return self.read(planned, batch_size)
+
+
+def _threads() -> int:
+    return min(THREADS, len(os.sched_getaffinity(0)))
 
 
 def _kind(shuffle: bool | Shuffle, block: int) -> Shuffle | None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     import torch
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Batch: TypeAlias = "dict[str, torch.Tensor]"
 Job = Callable[[], None]
 _PART_BYTES = 4 << 20  # read by one job, where less can be [B]
+_GATHER_BYTES = 4 << 20  # that it is worth waking another thread for, to copy [B]
 _LINE = 64  # of a processor's cache, at which arrays begin [B]
 
 
@@ -56,9 +58,10 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Resident:
-    """Arrays that are small enough to be held in memory."""
+    """Arrays that are small enough to be held in memory, copied by this many jobs at once."""
 
     arrays: Arrays
+    parts: int
     block: int = 1
     near: int = 1
 
@@ -68,21 +71,23 @@ class Resident:
         return list(self.arrays)
 
     def jobs(self, rows: Indices, out: Arrays) -> Iterator[Job]:
-        """Give one job: a gather of rows that are at hand."""
+        """Give a job for each part of the rows."""
 
-        def gather() -> None:
+        def gather(part: slice) -> None:
             for name, values in self.arrays.items():
-                _gather(values, rows, out[name])
+                _gather(values, rows[part], out[name][part])
 
-        yield gather
+        size = sum(values[:1].nbytes for values in self.arrays.values())
+        yield from (partial(gather, part) for part in _cut_up(len(rows), size, self.parts))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """An array of which any row can be read by itself."""
+    """An array of which any row can be read by itself, by this many jobs at once."""
 
     name: str
     stored: Stored
+    parts: int
     block: int = 1
 
     @property
@@ -102,16 +107,21 @@ class Rows:
         memory; those that follow each other are read together.
         """
         stored, target = self.stored, out[self.name]
-        each = max(_PART_BYTES // max(stored.row_bytes, 1), 1)
         if not _follow_each_other(rows) and (mapped := stored.mapped) is not None:
             octets = target.reshape(len(rows), -1).view(np.uint8)
-            for start in range(0, len(rows), each):
-                part = slice(start, start + each)
+            for part in _cut_up(len(rows), stored.row_bytes, self.parts):
                 yield partial(_gather, mapped, rows[part], octets[part])
             return
         places = np.argsort(rows, kind="stable")
+        each = max(_PART_BYTES // max(stored.row_bytes, 1), 1)
         for start in range(0, len(places), each):
             yield partial(stored.read_rows, rows, target, places[start : start + each])
+
+
+def _cut_up(rows: int, row_bytes: int, parts: int) -> Iterator[slice]:
+    """Cut rows that only have to be copied into equal parts, but none too small for a thread."""
+    each = max(-(-rows // parts), _GATHER_BYTES // max(row_bytes, 1), 1)
+    return (slice(start, start + each) for start in range(0, rows, each))
 
 
 def _gather(values: npt.NDArray[Any], rows: Indices, out: npt.NDArray[Any]) -> None:
@@ -291,18 +301,19 @@ def _pinned(field: Field, samples: int) -> torch.Tensor:
 
 
 class _Window:
-    """Samples on their way into memory, with room before them for what a batch left over."""
+    """Samples on their way into memory, with room before them for what was left of those before."""
 
     def __init__(
         self, left: int, samples: Indices, fields: Mapping[str, Field], buffers: Buffers
     ) -> None:
-        self.size = left + len(samples)
-        self.tensors, arrays = buffers.take({**fields, "index": _INDEX}, self.size)
+        self.left, self.size = left, left + len(samples)
+        self.tensors, self._arrays = buffers.take({**fields, "index": _INDEX}, self.size)
         self.seconds = 0.0
         self._samples = samples
         self._fields = fields
-        self._places = {name: array[left:] for name, array in arrays.items()}
+        self._places = {name: array[left:] for name, array in self._arrays.items()}
         self._places["index"][:] = samples
+        self._begun = False
         self._futures: list[Future[None]] = []
 
     def _jobs(self, readers: Sequence[Reader]) -> Iterator[Job]:
@@ -316,26 +327,26 @@ class _Window:
 
     def begin(self, readers: Sequence[Reader], pool: ThreadPoolExecutor) -> None:
         """Read into it in the threads of `pool`."""
+        self._begun = True
         self._futures = [pool.submit(job) for job in self._jobs(readers)]
 
-    def finish(self, readers: Sequence[Reader], before: _Window | None, left: int) -> None:
-        """Wait until it is read, or read it; take the last `left` samples of the one before."""
-        if self._futures:
-            for future in self._futures:
-                future.result()
-        else:
-            started = time.perf_counter()
-            for job in self._jobs(readers):
-                job()
-            self.seconds = time.perf_counter() - started
-        if before and left:
-            for name, values in self.tensors.items():
-                values[:left] = before.tensors[name][before.size - left :]
-
-    def cancel(self) -> None:
-        """Begin nothing more of it."""
+    def finish(self, readers: Sequence[Reader], pool: ThreadPoolExecutor) -> None:
+        """Wait until it is read; read it now, in this thread too, where that was not begun."""
+        started = time.perf_counter()
+        if not self._begun:
+            first, *others = self._jobs(readers)
+            self._futures = [pool.submit(job) for job in others]
+            first()
         for future in self._futures:
-            future.cancel()
+            future.result()
+        if not self._begun:
+            self._begun, self.seconds = True, time.perf_counter() - started
+
+    def take_over(self, before: _Window) -> None:
+        """Copy what is left of the window before, its last samples."""
+        if self.left:  # by NumPy: torch would wake its threads for it
+            for name, values in self._arrays.items():
+                values[: self.left] = before._arrays[name][-self.left :]
 
 
 @dataclass(kw_only=True)
@@ -359,58 +370,80 @@ class Intake:
     eager: bool
     buffers: Buffers
     _ahead: bool = dataclasses.field(default=False, init=False)  # what was seen last
-    _cost: float = dataclasses.field(default=math.inf, init=False)  # of reading a window [s]
+    _cost: float = dataclasses.field(default=math.inf, init=False)  # of reading a sample [s]
+    _used: deque[float] = dataclasses.field(  # time samples were worked on; one may be a hiccup [s]
+        default_factory=partial(deque, maxlen=3), init=False
+    )
 
-    def batches(self, plan: Plan, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Give batches, each a slice of a window."""
-        with ThreadPoolExecutor(self.threads, "scibench-read") as pool:
-            windows = self._windows(plan, batch_size)
-            before, left, ahead = None, 0, self.eager or self._ahead
-            used: deque[float] = deque(maxlen=3)  # time a batch was worked on; one may be a hiccup
-            window = self._begin(windows, pool if ahead else None)
-            try:
-                while window:
-                    window.finish(self.readers, before, left)
-                    before, left, window = window, window.size % batch_size, None
-                    count = before.size // batch_size
-                    for number, batch in zip(range(count), _cut(before, batch_size), strict=False):
-                        # with the second batch nobody looks at the window before any more, and the
-                        # next one may take its memory
-                        if ahead and (number == 1 or count == 1):
-                            window = self._begin(windows, pool)
-                        given = time.perf_counter()
-                        yield batch
-                        used.append(time.perf_counter() - given)
-                    window = window or self._begin(windows, pool if ahead else None)
-                    self._cost = before.seconds or self._cost
-                    if len(used) == used.maxlen:
-                        self._ahead = min(used) * count > self._cost
-                    ahead = self.eager or self._ahead
-                if before and left:
-                    *_, batch = _cut(before, batch_size)
-                    yield batch
-            finally:
-                if window:
-                    window.cancel()
+    def batches(self, plan: Plan, batch_size: int) -> Iterator[Batch]:
+        """Give batches, each a slice of a window.
 
-    def _begin(self, windows: Iterator[_Window], pool: ThreadPoolExecutor | None) -> _Window | None:
-        """Take the next window, if there is one, and begin to read into it."""
-        window = next(windows, None)
-        if window and pool:
+        Two windows are in memory. The next is begun as soon as nobody looks at the one before any
+        more; where that is read ahead, the last batch of the one before is copied, and given while
+        the next window is on its way, so that threads are never idle.
+        """
+        windows = plan.windows()
+        pool = ThreadPoolExecutor(self.threads, "scibench-read")
+        first: list[Batch] = []
+        try:
+            window = self._next(windows, 0, pool)
+            while window:
+                cut = _cut(window, batch_size)
+                whole, left = divmod(window.size, batch_size)
+                batches = cut[:whole]
+                if not first:
+                    window.finish(self.readers, pool)
+                    first, batches = batches[:1], batches[1:]
+                yield from self._watched(first, window)
+                first = []
+                following = self._next(windows, left, pool) if self._reads_ahead else None
+                window.finish(self.readers, pool)
+                if following:
+                    first, batches = [self._copy(batch) for batch in batches[-1:]], batches[:-1]
+                yield from self._watched(batches, window)
+                following = following or self._next(windows, left, pool)
+                if following:
+                    following.take_over(window)
+                elif left:
+                    yield cut[-1]
+                window = following
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _watched(self, batches: Sequence[Batch], window: _Window) -> Iterator[Batch]:
+        """Give batches, and see whether they are worked on for longer than reading them took."""
+        self._cost = window.seconds / window.size or self._cost
+        for batch in batches:
+            given = time.perf_counter()
+            yield batch
+            self._used.append((time.perf_counter() - given) / len(batch["index"]))
+        if len(self._used) == self._used.maxlen:
+            self._ahead = min(self._used) > self._cost
+
+    def _copy(self, batch: Batch) -> Batch:
+        tensors, arrays = self.buffers.take({**self.fields, "index": _INDEX}, len(batch["index"]))
+        for name, values in arrays.items():
+            values[:] = batch[name].numpy()
+        return tensors
+
+    @property
+    def _reads_ahead(self) -> bool:
+        return self.eager or self._ahead
+
+    def _next(
+        self, windows: Iterator[Indices], left: int, pool: ThreadPoolExecutor
+    ) -> _Window | None:
+        """Take the next window, if there is one, and begin to read it where that is worth it."""
+        samples = next(windows, None)
+        if samples is None:
+            return None
+        window = _Window(left, samples, self.fields, self.buffers)
+        if self._reads_ahead:
             window.begin(self.readers, pool)
         return window
 
-    def _windows(self, plan: Plan, batch_size: int) -> Iterator[_Window]:
-        left = 0
-        for samples in plan.windows():
-            window = _Window(left, samples, self.fields, self.buffers)
-            left = window.size % batch_size
-            yield window
 
-
-def _cut(window: _Window, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+def _cut(window: _Window, batch_size: int) -> list[Batch]:
     """Cut a window into batches; what is left over comes last."""
-    if window.size == batch_size:
-        return iter([window.tensors])
     parts = [values.split(int(batch_size)) for values in window.tensors.values()]  # type: ignore[no-untyped-call]
-    return (dict(zip(window.tensors, part, strict=True)) for part in zip(*parts, strict=True))
+    return [dict(zip(window.tensors, part, strict=True)) for part in zip(*parts, strict=True)]

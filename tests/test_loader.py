@@ -102,7 +102,7 @@ def test_passes_hold_two_windows(
     source: Source, arrays: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scibench_data.loader.RESIDENT_BYTES", 0)
-    monkeypatch.setattr("scibench_data.loader.MIXED_BYTES", 800)
+    monkeypatch.setattr("scibench_data.loader.MIXED_BYTES", 2000)
     doubled = arrays["images"].copy(data=arrays["images"].data.map_blocks(lambda x: x * 2))
     changed = dataclasses.replace(
         source, dataset=arrays.assign(images=doubled), splits={"train": np.arange(200)}
@@ -114,7 +114,9 @@ def test_passes_hold_two_windows(
             assert len(batch["index"])
     del batch
 
-    assert len(changed._intake.buffers._free) == 2
+    *batches, one, other = sorted(len(memory) for memory in changed._intake.buffers._free)
+    assert one == other
+    assert sum(batches) < one
 
 
 def test_a_batch_that_is_kept_never_changes(source: Source) -> None:
