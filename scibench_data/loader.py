@@ -33,8 +33,10 @@ RESIDENT_BYTES = 128 << 20
 """How much of a dataset's arrays is held in memory, the smallest first. [B]"""
 MIXED_BYTES = 64 << 20
 """What is mixed at once where blocks are shuffled; another such window is read meanwhile. [B]"""
-READ_BYTES = 16 << 20
-"""What is read at once where any row can be read. [B]"""
+COPIED_BYTES = 16 << 20
+"""What is read at once where rows are copied one by one, by all threads. [B]"""
+ORDERED_BYTES = 8 << 20
+"""What is read at once where they are in stored order, by one thread: disks read ahead. [B]"""
 THREADS = 4  # more of them only wait for the memory [1]
 
 
@@ -172,7 +174,10 @@ class Source:
         kind = _kind(order.get("shuffle", False), block)
         if kind == "block":
             block = max(reader.near for reader in self._readers)
-        window = (READ_BYTES if block == 1 else MIXED_BYTES) // max(sample, 1)
+        size = MIXED_BYTES
+        if block == 1:
+            size = COPIED_BYTES if kind else ORDERED_BYTES
+        window = size // max(sample, 1)
         return plan(
             self.indices(split),
             Reading(block=block, window=max(window // batch_size, 1) * batch_size),
@@ -245,7 +250,9 @@ def stored_of(variable: xr.Variable) -> Stored | None:
 
 def _load(variables: Mapping[str, xr.Variable]) -> dict[str, Any]:
     """Read arrays into memory, those behind one graph together."""
-    loaded = xr.Dataset(dict(variables)).compute(scheduler="threads").variables
+    from dask.threaded import get  # by its name, "threads", dask would import distributed first
+
+    loaded = xr.Dataset(dict(variables)).compute(scheduler=get).variables
     return {name: np.ascontiguousarray(loaded[name].values) for name in variables}
 
 

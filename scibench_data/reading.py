@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import mmap
 import threading
 import time
 import weakref
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, npt.NDArray[Any]]
 Batch: TypeAlias = "dict[str, torch.Tensor]"
 Job = Callable[[], None]
-_PART_BYTES = 4 << 20  # read by one job, where less can be [B]
+_PART_BYTES = 8 << 20  # read by one job, where less can be [B]
 _GATHER_BYTES = 4 << 20  # that it is worth waking another thread for, to copy [B]
 _LINE = 64  # of a processor's cache, at which arrays begin [B]
 
@@ -287,7 +288,9 @@ class Buffers:
         if fitting:
             memory = self._free.pop(min(fitting, key=lambda place: len(self._free[place])))
         else:  # with room for what a batch may leave over
-            memory = np.empty(1 << max(size - 1, 1).bit_length(), np.uint8).data
+            fresh = np.empty(1 << max(size - 1, 1).bit_length(), np.uint8)
+            fresh[: size : mmap.PAGESIZE] = 0  # threads that meet new pages together are slow
+            memory = fresh.data
         owner = np.frombuffer(memory, np.uint8)  # every view and tensor holds on to it
         weakref.finalize(owner, self._free.append, memory).atexit = False
         return owner

@@ -36,7 +36,8 @@ def source(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scibench_data.loader.RESIDENT_BYTES", 0)
         patch.setattr("scibench_data.loader.MIXED_BYTES", 1024)
-        patch.setattr("scibench_data.loader.READ_BYTES", 1024)
+        patch.setattr("scibench_data.loader.COPIED_BYTES", 1024)
+        patch.setattr("scibench_data.loader.ORDERED_BYTES", 1024)
         yield Source(dataset=store.open_store(stored), splits=splits, names=("images",))
 
 
