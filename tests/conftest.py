@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from chains import Chain
 
@@ -16,6 +17,12 @@ from scibench_data.settings import Settings, load_settings
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
 # a shell starts what runs in the background deaf to it, and so would be all that a test starts
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# the same examples in every run, so that a change is what a failure is about; to look for new ones:
+# python -m pytest --hypothesis-profile=search
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).parent.parent
 

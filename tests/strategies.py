@@ -31,7 +31,7 @@ mirrors = st.builds(
     st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True),
     st.text(string.ascii_letters + string.digits + "-._~", max_size=12),
 )
-_parts = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,7}x", fullmatch=True)
+_parts = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,7}z", fullmatch=True)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (

@@ -43,9 +43,7 @@ ABOUT: dict[str, Any] = {
     "keywords": ["things"],
 }
 FORM = re.compile(r"[^\n]+: [^\n]+; [^\n]+(\n  [^\n]+)*")
-FEW = hypothesis_settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+FEW = hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
 def lay(root: Path, **files: str | bytes) -> Path:

@@ -347,9 +347,7 @@ _STORES = st.lists(
 )
 
 
-@hypothesis_settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stores=_STORES, keep=st.integers(0, 200_000), oldest=st.none() | st.integers(0, 300))
 def test_the_least_recently_used_go_until_the_cache_is_small(
     tmp_path: Path,

@@ -32,7 +32,7 @@ from scibench_data.results.citation import (
 
 COMMIT = "94a9ed024d3859793618152ea559a168bbcbb5e2"
 STYLES = ["bibtex", "apa", "ris", "cff", "csl-json"]
-FEW = settings(max_examples=50, deadline=None)
+FEW = settings(max_examples=50)
 
 PACKAGE = DataPackage(
     name="cryoem",

@@ -242,7 +242,7 @@ def test_each_fact_is_told(
     assert found.files == ()
 
 
-@examples(max_examples=25, deadline=None)
+@examples(max_examples=25)
 @given(st.data(), descriptors())
 def test_diff_mirrors_and_a_version_equals_itself(data: st.DataObject, tree: Tree) -> None:
     other = copy.deepcopy(tree)
@@ -397,7 +397,7 @@ def _assert_close(found: Statistics, expected: Statistics) -> None:
             assert math.isclose(mine, theirs, rel_tol=1e-12, abs_tol=1e-9 * scale), field.name
 
 
-@examples(max_examples=60, deadline=None)
+@examples(max_examples=60)
 @given(
     arrays_of.arrays(
         st.sampled_from([np.float32, np.float64, np.int16, np.uint8, np.int64, np.bool_]),

@@ -20,7 +20,7 @@ from scibench_data.errors import DescriptorError
 from scibench_data.profile import MAX_BYTES, decode, problems
 
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-FEW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 
 
 def sound() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scibench_data import exact
@@ -21,7 +21,6 @@ def relative_error(got: float, expected: Decimal) -> float:
     return float(abs((Decimal(got) - expected) / expected)) if expected else abs(got)
 
 
-@settings(deadline=None)
 @given(st.floats(-700.0, 700.0))
 def test_exp_agrees_with_decimal_arithmetic(x: float) -> None:
     with localcontext(prec=40):
@@ -34,14 +33,12 @@ def test_exp_clips_what_would_overflow() -> None:
     np.testing.assert_array_equal(got, exact.exp([-700.0, 700.0]))
 
 
-@settings(deadline=None)
 @given(st.floats(1e-300, 1e300) | st.floats(0.5, 2.0))
 def test_log_agrees_with_decimal_arithmetic(x: float) -> None:
     with localcontext(prec=40):
         assert relative_error(float(exact.log(x)), Decimal(x).ln()) < 5e-16
 
 
-@settings(deadline=None)
 @given(st.floats(-1e6, 1e6))
 def test_sincos_agrees_with_libm_after_an_exact_reduction(turns: float) -> None:
     rest = float(Fraction(turns) - round(Fraction(turns)))
@@ -63,7 +60,6 @@ def test_sincos_of_quarters_and_sixths_is_what_school_teaches() -> None:
     assert float(third) == pytest.approx(0.5, abs=2e-16)
 
 
-@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_arctan2_agrees_with_libm(y: float, x: float) -> None:
     expected = math.atan2(y + 0.0, x + 0.0) / (2.0 * math.pi)  # -0 is taken as 0

@@ -263,7 +263,7 @@ dtypes = st.one_of(
 arrays = dtypes.flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_side=20)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=arrays, layout=layouts, block=st.integers(1, 300), rows=st.integers(1, 20))
 def test_any_array_in_any_layout_comes_back_with_one_digest(
     tmp_path_factory: pytest.TempPathFactory,

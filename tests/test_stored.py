@@ -37,7 +37,7 @@ def written(path: Path, values: npt.NDArray[Any], chunk: int, **options: Any) ->
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), rows=st.integers(1, 40), codec=st.sampled_from(sorted(CODECS)))
 def test_any_rows_equal_those_of_zarr_python(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, rows: int, codec: str

@@ -430,7 +430,7 @@ def kept() -> Iterator[tuple[WebServer, Web]]:
 
 
 @pytest.mark.parametrize("behaviour", ["ok", "no_range", "wrong_range", "truncated_from_zero"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     length=st.integers(0, 5000),
     corrupt=st.booleans(),
