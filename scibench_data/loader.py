@@ -180,7 +180,11 @@ class Source:
         window = size // max(sample, 1)
         return plan(
             self.indices(split),
-            Reading(block=block, window=max(window // batch_size, 1) * batch_size),
+            Reading(
+                block=block,
+                window=max(window // batch_size, 1) * batch_size,
+                first=int(batch_size),
+            ),
             shuffle=kind,
             rng=np.random.default_rng([order.get("seed", 0), order.get("epoch", 0)]),
             rank=order.get("rank", 0),

@@ -328,10 +328,14 @@ class _Window:
             out = {n: self._places[n].reshape(-1, *self._fields[n].row) for n in reader.names}
             yield from reader.jobs(rows, out)
 
-    def begin(self, readers: Sequence[Reader], pool: ThreadPoolExecutor) -> None:
-        """Read into it in the threads of `pool`."""
+    def begin(self, readers: Sequence[Reader], pool: ThreadPoolExecutor, *, alone: bool) -> None:
+        """Read into it in the threads of `pool`, or in one: others are at work on batches."""
         self._begun = True
-        self._futures = [pool.submit(job) for job in self._jobs(readers)]
+        jobs = self._jobs(readers)
+        if alone:
+            self._futures = [pool.submit(_run, list(jobs))]
+        else:
+            self._futures = [pool.submit(job) for job in jobs]
 
     def finish(self, readers: Sequence[Reader], pool: ThreadPoolExecutor) -> None:
         """Wait until it is read; read it now, in this thread too, where that was not begun."""
@@ -350,6 +354,11 @@ class _Window:
         if self.left:  # by NumPy: torch would wake its threads for it
             for name, values in self._arrays.items():
                 values[: self.left] = before._arrays[name][-self.left :]
+
+
+def _run(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job()
 
 
 @dataclass(kw_only=True)
@@ -389,7 +398,7 @@ class Intake:
         pool = ThreadPoolExecutor(self.threads, "scibench-read")
         first: list[Batch] = []
         try:
-            window = self._next(windows, 0, pool)
+            window = self._next(windows, 0)
             while window:
                 cut = _cut(window, batch_size)
                 whole, left = divmod(window.size, batch_size)
@@ -397,14 +406,15 @@ class Intake:
                 if not first:
                     window.finish(self.readers, pool)
                     first, batches = batches[:1], batches[1:]
+                following = None if batches else self._begin(windows, left, pool)
                 yield from self._watched(first, window)
                 first = []
-                following = self._next(windows, left, pool) if self._reads_ahead else None
+                following = following or self._begin(windows, left, pool)
                 window.finish(self.readers, pool)
                 if following:
                     first, batches = [self._copy(batch) for batch in batches[-1:]], batches[:-1]
                 yield from self._watched(batches, window)
-                following = following or self._next(windows, left, pool)
+                following = following or self._next(windows, left)
                 if following:
                     following.take_over(window)
                 elif left:
@@ -429,21 +439,18 @@ class Intake:
             values[:] = batch[name].numpy()
         return tensors
 
-    @property
-    def _reads_ahead(self) -> bool:
-        return self.eager or self._ahead
-
-    def _next(
+    def _begin(
         self, windows: Iterator[Indices], left: int, pool: ThreadPoolExecutor
     ) -> _Window | None:
-        """Take the next window, if there is one, and begin to read it where that is worth it."""
-        samples = next(windows, None)
-        if samples is None:
-            return None
-        window = _Window(left, samples, self.fields, self.buffers)
-        if self._reads_ahead:
-            window.begin(self.readers, pool)
+        """Begin to read the next window, if there is one, where that is worth it."""
+        window = self._next(windows, left) if self.eager or self._ahead else None
+        if window:
+            window.begin(self.readers, pool, alone=not self.eager)
         return window
+
+    def _next(self, windows: Iterator[Indices], left: int) -> _Window | None:
+        samples = next(windows, None)
+        return None if samples is None else _Window(left, samples, self.fields, self.buffers)
 
 
 def _cut(window: _Window, batch_size: int) -> list[Batch]:

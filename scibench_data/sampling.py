@@ -91,10 +91,14 @@ class Reading:
         Samples that can only be read together, 1 where each can be read alone. [1]
     window
         Samples held at once. A block shuffle mixes the samples of this many. [1]
+    first
+        Samples of the first window where each can be read alone: few, so that a pass soon gives its
+        first batch, and the others come while that is worked on; 0 means no fewer. [1]
     """
 
     block: int
     window: int
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def plan(
             mixed = _by_block(indices, reading.block, rng)
         share = len(indices) // ranks
         order = mixed[rank * share : (rank + 1) * share]
-    ends = _ends(order, reading.window, 1 if shuffle == "uniform" else reading.block)
+    ends = _ends(order, reading, 1 if shuffle == "uniform" else reading.block)
     if shuffle == "block" and len(order):
         order = np.concatenate([rng.permutation(part) for part in Plan(order, ends).windows()])
     return Plan(order, ends)
@@ -180,12 +184,12 @@ def _by_block(indices: Indices, block: int, rng: np.random.Generator) -> Indices
     return indices[np.argsort(place[member], kind="stable")]
 
 
-def _ends(order: Indices, window: int, block: int) -> Indices:
+def _ends(order: Indices, reading: Reading, block: int) -> Indices:
     """Cut an order into windows that end where a block does."""
     if block == 1:
-        ends = np.arange(window, len(order), window)
+        ends = np.arange(reading.first or reading.window, len(order), reading.window)
     else:
         blocks = np.flatnonzero(np.diff(order // block)) + 1
-        each = max(1, window // block)
+        each = max(1, reading.window // block)
         ends = blocks[each - 1 :: each]
     return np.append(ends, len(order)).astype(np.int64)[: len(order) and None]
