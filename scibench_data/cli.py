@@ -89,8 +89,20 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM came: everything is cleaned up as after Ctrl-C."""
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C came.
+
+    Where a plain KeyboardInterrupt leaves an ``exec``, which makes dataclasses, ``python -m`` ends
+    by the signal in the end, whatever exit code it is asked for.
+    """
+
+
 def _terminate(*_: object) -> NoReturn:
     raise _Terminated
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise _Interrupted
 
 
 def _stop(error: BaseException) -> tuple[str, int]:
@@ -160,6 +172,8 @@ def _fail(error: BaseException) -> NoReturn:
 def _run() -> None:
     try:
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is not wanted
+            signal.signal(signal.SIGINT, _interrupt)
         cli.main(prog_name="scibench-data", standalone_mode=False)
     except BrokenPipeError:
         raise

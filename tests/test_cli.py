@@ -514,6 +514,23 @@ def test_a_signal_ends_it_with_a_message(
     assert json.loads(out)["error"]["code"] == code
 
 
+def test_an_interrupt_within_exec_ends_it_with_the_code_too(tmp_path: Path) -> None:
+    lines = (
+        "from scibench_data import cli",
+        "within = 'import os, signal; os.kill(os.getpid(), signal.SIGINT)'",
+        "cli.cli.main = lambda **_: exec(within)",
+        "cli.main()",
+    )
+    (tmp_path / "within.py").write_text("\n".join(lines), encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "within"], cwd=tmp_path, capture_output=True, check=False
+    )
+
+    assert done.returncode == 130
+    assert b"interrupted; " in done.stderr
+
+
 @pytest.mark.parametrize(
     "words", [("list",), ("list", "--json"), ("cite", "cryoem"), ("get", "cyroem", "--json")]
 )
