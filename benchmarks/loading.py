@@ -21,10 +21,12 @@ from making import (
 from measure import make_parser
 from turns import Job, Round, report, take_turns
 
+from scibench_data.loader import MIXED_BYTES
 from scibench_data.storing.store import Layout, Store
 
 LIMIT = "memmap gather"
 DECODE = "the codec alone, two threads"
+TO_MEMORY = f"{DECODE}, to memory"
 VIEW = "gather from NumPy's strided view"
 DD = "dd of the same bytes"
 OURS = "scibench-data"
@@ -87,8 +89,12 @@ def plain(data: Data, store: Store, transform: Transform | None = None) -> Cases
 
 
 def packed(store: Store) -> Cases:
-    """Return the codec's decoding and ours."""
-    return {DECODE: partial(decode, store), OURS: partial(job, partial(ours, store))}
+    """Return the codec's decoding, to the cache and to as much memory as we use, and ours."""
+    return {
+        DECODE: partial(decode, store),
+        TO_MEMORY: partial(decode, store, room=MIXED_BYTES),
+        OURS: partial(job, partial(ours, store)),
+    }
 
 
 def spans(data: Data, store: Store) -> Cases:

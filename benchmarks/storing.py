@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -47,8 +48,11 @@ def copy(data: Data, scratch: Path, *, flushed: bool = False) -> Job:
     return write
 
 
-def encode(data: Data, store: Store) -> Job:
-    """Return the limit for packed data: the store's codecs alone, in two threads."""
+def encode(data: Data, store: Store, *, hashed: bool = False) -> Job:
+    """Return the limit for packed data: the store's codecs alone, in two threads.
+
+    Where `hashed`, with SHA-256 of the values and of what they are packed to, as a store needs it.
+    """
     import zarr
     from numcodecs import blosc
 
@@ -58,7 +62,10 @@ def encode(data: Data, store: Store) -> Job:
 
     def pack(start: int) -> int:
         chunk = values[start : start + rows]
-        functools.reduce(lambda content, codec: codec.encode(content), codecs, chunk)
+        packed = functools.reduce(lambda content, codec: codec.encode(content), codecs, chunk)
+        if hashed:
+            hashlib.sha256(chunk)
+            hashlib.sha256(packed)
         return int(chunk.nbytes)
 
     def work(turn: int, order: list[Any]) -> Iterator[int]:  # noqa: ARG001
@@ -81,7 +88,11 @@ def choose(case: str, data: Data, scratch: Path, layout: Layout) -> dict[str, Ca
     own = {OURS: partial(ours, data, scratch, layout)}
     if case == "packed":
         store = data.store(layout=layout)
-        return {"the codec alone, two threads": partial(encode, data, store), **own}
+        return {
+            "the codec alone, two threads": partial(encode, data, store),
+            "the codec and SHA-256": partial(encode, data, store, hashed=True),
+            **own,
+        }
     return {
         "cp, then sha256sum": partial(copy, data, scratch),
         "cp, sync, then sha256sum": partial(copy, data, scratch, flushed=True),
