@@ -221,6 +221,17 @@ def flush_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def begin_flush(descriptor: int) -> None:
+    """Have the system begin to write an open file to the disk, so that flushing it waits less.
+
+    Only a hint, by Linux's sync_file_range(2): nothing is promised before the file is flushed.
+    """
+    begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if begin:
+        write = 2  # SYNC_FILE_RANGE_WRITE; from 0 for 0 bytes means all of it
+        begin(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(write))
+
+
 def flush_filesystem(path: Path) -> None:
     """Force everything written to the file system of `path` onto the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scibench_data.durable import disk_errors
+from scibench_data.durable import begin_flush, disk_errors
 from scibench_data.errors import ScibenchError, UsageError
 from scibench_data.storing import digest
 
@@ -323,7 +323,8 @@ def write_shard(
                 sha256.update(piece)
                 size += file.write(piece)
             file.flush()
+            begin_flush(file.fileno())
+            hashed = digest.leaves(rows, grid.block).hex()  # while the disk is at work
             os.fsync(file.fileno())
         beside.replace(folder / path)
-    hashed = digest.leaves(rows, grid.block).hex()
     return Written(path=path, size=size, sha256=sha256.hexdigest(), leaves=hashed)
