@@ -135,6 +135,10 @@ class Stored:
         return self.dtype.itemsize * math.prod(self.shape[1:])
 
     @functools.cached_property
+    def _chunks_of_a_file(self) -> int:
+        return self.shard // self.chunk
+
+    @functools.cached_property
     def block(self) -> int:
         """Rows of whole chunks, about 2 MiB, that are worth reading together. [1]"""
         each = max(_BLOCK_BYTES // max(self.chunk * self.row_bytes, 1), 1) * self.chunk
@@ -160,9 +164,8 @@ class Stored:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: another process opens its own."""
-        return {
-            key: value for key, value in self.__dict__.items() if key not in {"_file", "mapped"}
-        }
+        kept = self.__dict__.keys() - {"_file", "_unpack", "mapped"}
+        return {key: self.__dict__[key] for key in kept}
 
     def to_dask(self) -> da.Array:
         """Return a Dask array of blocks of about 2 MiB, which are whole chunks."""
@@ -257,15 +260,14 @@ class Stored:
         out
             Where to, C-contiguous, shape (chunk, ...).
         """
-        file_number, within = divmod(number, self.shard // self.chunk)
+        file_number, within = divmod(number, self._chunks_of_a_file)
         file = self._file(file_number)
         offset, size = file.places[within] if file else (_ABSENT, 0)
         if file is None or offset == _ABSENT:
             out[:] = self.fill
             return
-        packed = self._packed(file, offset, size)
         try:
-            _unpack(self.codec, packed, out)
+            self._unpack(self._packed(file, offset, size), out)
         except (RuntimeError, ValueError) as error:
             message = (
                 f"{file.path}: chunk {within} can't be unpacked ({error}), damaged since it was "
@@ -279,6 +281,13 @@ class Stored:
         packed = np.empty(size, np.uint8)
         file.read(offset, size, [packed.data])
         return packed
+
+    @functools.cached_property
+    def _unpack(self) -> Any:
+        """Give what unpacks a chunk's bytes into an array of its size."""
+        from numcodecs import blosc, zstd  # type: ignore[import-untyped]
+
+        return {"zstd": zstd.decompress, "blosc": blosc.decompress}[self.codec]
 
     @functools.cached_property
     def _file(self) -> Any:
@@ -324,12 +333,6 @@ def _check_index(path: Path, table: bytes, checksum: bytes) -> None:
     if checksum and google_crc32c.value(table).to_bytes(4, "little") != checksum:
         message = f"{path}: its table of chunks is damaged; run the same again"
         raise IntegrityError(message)
-
-
-def _unpack(codec: str, packed: npt.NDArray[np.uint8], out: npt.NDArray[Any]) -> None:
-    from numcodecs import blosc, zstd  # type: ignore[import-untyped]
-
-    {"zstd": zstd.decompress, "blosc": blosc.decompress}[codec](packed, out)
 
 
 def open_stored(path: Path) -> Stored | None:
