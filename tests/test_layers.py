@@ -23,7 +23,7 @@ ORDER = [
         getting: archives events origins thirdparty fetching simulating terms holdings dataset
         getting: placing adopting derive listing
         : seal sampling stored
-        storing: digest cluster shard staging manifest store
+        storing: digest cluster shard staging manifest writing store
         : reading loader batches
         results: training result pictures reporting run links verification citation
         versions: lockfile recorded locking moments comparing

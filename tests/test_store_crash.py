@@ -28,7 +28,7 @@ import pytest
 import xarray as xr
 
 from scibench_data.errors import ScibenchError, SpaceError
-from scibench_data.storing import digest, shard, store
+from scibench_data.storing import digest, shard, store, writing
 from scibench_data.storing.staging import Staging
 
 WATCHED = ("fsync", "link", "mkdir", "rename", "replace", "rmdir", "unlink")
@@ -162,11 +162,11 @@ def _recover(home: Path, expected: str) -> int:
         written = []
         write = shard.write_shard
 
-        def noted(values: Any, folder: Path, path: str, *more: Any) -> Any:
+        def noted(values: Any, path: str, *more: Any, folder: Path) -> Any:
             written.append(path)
-            return write(values, folder, path, *more)
+            return write(values, path, *more, folder=folder)
 
-        setattr(store, "write_shard", noted)  # noqa: B010  (mypy: not exported)
+        setattr(writing, "write_shard", noted)  # noqa: B010  (mypy: not exported)
         done = build(home)
         if _finished(home) & set(written):
             return 12
@@ -433,16 +433,16 @@ def interrupted(home: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Stop at the second of three files; return what was finished."""
     written: set[str] = set()
 
-    def failing(values: Any, folder: Path, path: str, *more: Any) -> Any:
+    def failing(values: Any, path: str, *more: Any, folder: Path) -> Any:
         if len(written) == 2:
             message = "stop"
             raise ScibenchError(message)
         written.add(path)
-        return shard.write_shard(values, folder, path, *more)
+        return shard.write_shard(values, path, *more, folder=folder)
 
     with monkeypatch.context() as patch:
         patch.setattr(digest, "BLOCK_BYTES", 512)
-        patch.setattr(store, "write_shard", failing)
+        patch.setattr(writing, "write_shard", failing)
         with pytest.raises(ScibenchError, match="stop"):
             build(home)
     monkeypatch.setattr(digest, "BLOCK_BYTES", 512)
@@ -465,11 +465,11 @@ def test_only_what_is_not_finished_is_done_again(
     (staging / "data.zarr" / "zarr.json").write_bytes(b"")
     again = []
 
-    def noted(values: Any, folder: Path, path: str, *more: Any) -> Any:
+    def noted(values: Any, path: str, *more: Any, folder: Path) -> Any:
         again.append(path)
-        return shard.write_shard(values, folder, path, *more)
+        return shard.write_shard(values, path, *more, folder=folder)
 
-    monkeypatch.setattr(store, "write_shard", noted)
+    monkeypatch.setattr(writing, "write_shard", noted)
     built = build(home)
 
     assert interrupted & set(again) == ({victim} if harm else set())

@@ -10,6 +10,7 @@ holds the two to the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -40,9 +41,8 @@ _UNPACK = {"none": 0.0, "lz4": 0.4, "zstd": 1.5}  # seconds of a core for a GB o
 _READ = 2.0  # seconds that a shared file system takes for a GB, about
 _SHARD_BYTES = (8 << 20, 64 << 20)  # of a file where nobody says: for small arrays, at most [B]
 _FILES = 64  # of an array, before its files get larger
-_CALL_BYTES = (
-    4 << 20
-)  # written at once: the page cache then holds large pages, which map sooner [B]
+_PIECE_BYTES = 8 << 20  # of a file's values that are at hand at once, where chunks are smaller [B]
+_CALL_BYTES = 4 << 20  # written at once: large pages in the page cache, which map sooner [B]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RESERVED = {"add_offset", "coordinates", "dtype", "missing_value", "scale_factor"}
 
@@ -109,6 +109,12 @@ class Grid:
     def files(self) -> int:
         """Files of the array. [1]"""
         return -(-self.rows // self.shard)
+
+    @property
+    def piece(self) -> int:
+        """Rows that a file is written by: whole chunks, and whole blocks of the digest. [1]"""
+        fitting = digest.rows_within(_PIECE_BYTES, self.shape, self.dtype)
+        return min(max(fitting, self.chunk, self.block), self.shard)
 
     def box(self, rows: int) -> tuple[int, ...]:
         """Return the shape of `rows` rows."""
@@ -254,34 +260,22 @@ def write_metadata(path: Path, dataset: xr.Dataset, grids: Mapping[str, Grid]) -
     (path / "zarr.json").write_text(json.dumps(root, indent=2), encoding="utf-8")
 
 
-def _pieces(rows: npt.NDArray[np.uint8], grid: Grid) -> Iterator[Any]:
-    import google_crc32c
-
-    sharded = grid.shard > grid.chunk
-    index = np.full((grid.shard // grid.chunk, 2), _NO_CHUNK, "<u8")
-    offset = place = 0
+def _chunks(rows: npt.NDArray[np.uint8], grid: Grid) -> Iterator[tuple[int, Any]]:
+    """Pack chunks, of which the last is filled up; give how many come together, and their bytes."""
+    size = grid.chunk * rows.shape[1]
     step = grid.chunk
     if grid.codec == "none":  # chunks as they are can be written together
-        step *= max(_CALL_BYTES // max(grid.chunk * rows.shape[1], 1), 1)
+        step *= max(_CALL_BYTES // max(size, 1), 1)
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        if missing := -len(part) % grid.chunk:  # Zarr stores whole chunks: the last is filled up
+        if missing := -len(part) % grid.chunk:  # Zarr stores whole chunks
             part = np.concatenate([part, np.zeros((missing, rows.shape[1]), "u1")])
-        packed = pack(part, grid.codec, np.dtype(grid.dtype).itemsize)
-        count = len(part) // grid.chunk
-        size = memoryview(packed).nbytes // count
-        index[place : place + count, 0] = offset + size * np.arange(count)
-        index[place : place + count, 1] = size
-        offset, place = offset + size * count, place + count
-        yield packed
-    if sharded:
-        yield index.tobytes()
-        yield google_crc32c.value(index.tobytes()).to_bytes(4, "little")
+        yield len(part) // grid.chunk, pack(part, grid.codec, np.dtype(grid.dtype).itemsize)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """A file that is whole and flushed, and what was hashed on its way.
+    """A file that is whole, and what was hashed on its way.
 
     Attributes
     ----------
@@ -295,10 +289,88 @@ class Written:
     leaves: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unflushed:
+    """A file that is written, but may not be on the disk, and doesn't have its name yet."""
+
+    file: BinaryIO
+    beside: Path
+    target: Path
+    written: Written
+
+    def flush(self) -> Written:
+        """Wait until it is on the disk and give it its name.
+
+        Raises
+        ------
+        SpaceError
+            The disk refuses.
+        """
+        with disk_errors(self.target):
+            with self.file:
+                os.fsync(self.file.fileno())
+            self.beside.replace(self.target)
+        return self.written
+
+
+class _Shard:
+    """One file on its way: what is written to it, hashed, and entered in its table of chunks."""
+
+    def __init__(self, file: BinaryIO, grid: Grid) -> None:
+        self.sha256, self.size, self.leaves = hashlib.sha256(), 0, b""
+        self._file, self._grid = file, grid
+        self._index = np.full((grid.shard // grid.chunk, 2), _NO_CHUNK, "<u8")
+        self._place = 0
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        """Append values: whole chunks and whole blocks of the digest, but for the file's last."""
+        rows = digest.byte_rows(values)
+        for count, packed in _chunks(rows, self._grid):
+            size = memoryview(packed).nbytes // count
+            entries = self._index[self._place : self._place + count]
+            entries[:, 0] = self.size + size * np.arange(count)
+            entries[:, 1] = size
+            self._place += count
+            self._write(packed)
+        self.leaves += digest.leaves(rows, self._grid.block)
+
+    def end(self) -> None:
+        """Append the table of chunks, where a file has one, and let the disk begin."""
+        import google_crc32c
+
+        if self._grid.shard > self._grid.chunk:
+            table = self._index.tobytes()
+            self._write(table + google_crc32c.value(table).to_bytes(4, "little"))
+        self._file.flush()
+        begin_flush(self._file.fileno())
+
+    def _write(self, content: Any) -> None:
+        self.sha256.update(content)
+        self.size += self._file.write(content)
+
+
+def _refuse_other_values(
+    values: Sequence[npt.NDArray[Any]], path: str, grid: Grid, index: int
+) -> None:
+    expected = f"{grid.dtype} of shape {grid.extent(index)}"
+    rows = sum(len(part) if part.ndim else 1 for part in values)
+    for part in values:
+        shape = (rows, *part.shape[1:]) if part.ndim else ()
+        got = f"{digest.little_endian(part.dtype)} of shape {shape}"
+        if got != expected:
+            message = f"{path}: expected {expected}, got {got}; correct the reader"
+            raise ScibenchError(message)
+
+
 def write_shard(
-    values: npt.NDArray[Any], folder: Path, path: str, grid: Grid, index: int
-) -> Written:
-    """Write file `index` of an array as ``folder/path``, whole and flushed.
+    values: Sequence[npt.NDArray[Any]], path: str, grid: Grid, index: int, *, folder: Path
+) -> Unflushed:
+    """Write file `index` of an array, to be flushed and then named ``folder/path``.
+
+    Parameters
+    ----------
+    values
+        What it holds, in pieces of `Grid.piece` rows: they are not put together first.
 
     Raises
     ------
@@ -307,24 +379,16 @@ def write_shard(
     SpaceError
         The disk refuses.
     """
-    if values.shape != grid.extent(index) or digest.little_endian(values.dtype) != grid.dtype:
-        message = (
-            f"{path}: expected {grid.dtype} of shape {grid.extent(index)}, "
-            f"got {values.dtype} of shape {values.shape}; correct the reader"
-        )
-        raise ScibenchError(message)
-    rows = digest.byte_rows(values)
-    sha256 = hashlib.sha256()
-    size = 0
+    _refuse_other_values(values, path, grid, index)
     beside = folder / f"{path}.{uuid.uuid4().hex}.partial"
-    with disk_errors(folder / path):
-        with beside.open("xb") as file:
-            for piece in _pieces(rows, grid):
-                sha256.update(piece)
-                size += file.write(piece)
-            file.flush()
-            begin_flush(file.fileno())
-            hashed = digest.leaves(rows, grid.block).hex()  # while the disk is at work
-            os.fsync(file.fileno())
-        beside.replace(folder / path)
-    return Written(path=path, size=size, sha256=sha256.hexdigest(), leaves=hashed)
+    with disk_errors(folder / path), contextlib.ExitStack() as broken:
+        file = broken.enter_context(beside.open("xb"))
+        shard = _Shard(file, grid)
+        for part in values:
+            shard.add(part)
+        shard.end()
+        broken.pop_all()  # it stays open until it is flushed: an error of the disk is told once
+    written = Written(
+        path=path, size=shard.size, sha256=shard.sha256.hexdigest(), leaves=shard.leaves.hex()
+    )
+    return Unflushed(file=file, beside=beside, target=folder / path, written=written)

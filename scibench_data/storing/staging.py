@@ -17,7 +17,7 @@ from pathlib import Path
 
 from scibench_data import durable, provenance
 from scibench_data.errors import IntegrityError, SpaceError
-from scibench_data.storing.shard import Written
+from scibench_data.storing.shard import Unflushed, Written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,18 @@ class Staging:
         line = b"\n" + hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n"
         with durable.disk_errors(self.journal), self.journal.open("ab", buffering=0) as file:
             file.write(line)
+
+    def finish(self, shard: Unflushed) -> Written:
+        """Flush a file, give it its name and enter it in the journal.
+
+        Raises
+        ------
+        SpaceError
+            The disk refuses.
+        """
+        written = shard.flush()
+        self.enter(written)
+        return written
 
     def take_up(self) -> dict[str, Written]:
         """Return the files that an earlier run finished, hashed again; delete all others.

@@ -8,9 +8,9 @@
     home/quarantine/<name>-<id>.<n>/    stores that were found damaged
     home/locks/<name>-<id>.lock
 
-The order of a write, under the lock: metadata; one Dask task for each file, which hashes, writes
-and flushes it and enters it in the journal; manifest; folders flushed; one rename; its folder
-flushed; only then is the journal removed.
+The order of a write, under the lock: metadata; one Dask task for each file, which hashes and writes
+it; each file is flushed, named and entered in the journal; manifest; folders flushed; one rename;
+its folder flushed; only then is the journal removed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Container, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from scibench_data import durable, provenance, usage
 from scibench_data.errors import IntegrityError, NotFoundError, SpaceError
-from scibench_data.progress import SILENT, Progress, Task
+from scibench_data.progress import SILENT, Progress
 from scibench_data.stored import open_stored
-from scibench_data.storing import cluster, digest
+from scibench_data.storing import digest
 from scibench_data.storing.manifest import (
     GROUP,
     MANIFEST,
@@ -48,14 +47,12 @@ from scibench_data.storing.shard import (
     codec_name,
     plan_grid,
     write_metadata,
-    write_shard,
 )
 from scibench_data.storing.staging import Staging, set_aside
+from scibench_data.storing.writing import write_files
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     import xarray as xr
-    from dask.delayed import Delayed
 
 __all__ = [
     "Layout",
@@ -169,61 +166,6 @@ def find_store(
     return store
 
 
-def _write(
-    values: npt.NDArray[Any], *, staging: Staging, path: str, grid: Grid, index: int
-) -> Written:
-    """Write one file and enter it in the journal: a Dask task that can run anywhere."""
-    written = write_shard(values, staging.folder, path, grid, index)
-    staging.enter(written)
-    return written
-
-
-def _tasks(
-    dataset: xr.Dataset, grids: Mapping[str, Grid], staging: Staging, done: Container[str]
-) -> dict[Delayed, int]:
-    """Return one Dask task for each file that isn't done, and the bytes it holds."""
-    from dask.delayed import delayed
-
-    tasks = {}
-    for name, grid in grids.items():
-        variable = dataset.variables[name].to_base_variable()
-        rows = {dim: -1 if axis else grid.shard for axis, dim in enumerate(variable.dims)}
-        blocks = variable.chunk(rows).data.to_delayed().ravel()
-        for index, block in enumerate(blocks):
-            path = f"{GROUP}/{name}/{grid.key(index)}"
-            if path not in done:
-                write = functools.partial(
-                    _write, staging=staging, path=path, grid=grid, index=index
-                )
-                tasks[delayed(write, pure=False)(block)] = grid.size(index)
-    return tasks
-
-
-def _compute(
-    tasks: Mapping[Delayed, int], total: int, *, jobs: int, scheduler: str, task: Task
-) -> list[Written]:
-    """Run the tasks, what is left of `total` bytes, on `jobs` threads or on a cluster.
-
-    They have all ended when this returns or raises: none writes after the lock is given up.
-    """
-    sizes = {write.key: size for write, size in tasks.items()}
-    done = total - sum(sizes.values())
-    task.update(done, total)
-
-    def count(key: Any, *_: Any) -> None:
-        nonlocal done
-        done += sizes.get(key, 0)
-        task.update(done)
-
-    if scheduler:
-        return cluster.compute(list(tasks), scheduler, count)
-    from dask.base import compute
-    from dask.callbacks import Callback
-
-    with Callback(posttask=count), ThreadPoolExecutor(jobs) as pool:
-        return list(compute(*tasks, scheduler=pool))
-
-
 def _describe(
     dataset: xr.Dataset, grids: Mapping[str, Grid], written: Mapping[str, Written]
 ) -> dict[str, Any]:
@@ -270,7 +212,7 @@ def _build(
     identity: Mapping[str, Any],
     layout: Layout,
     staging: Staging,
-    compute: Callable[[Mapping[Delayed, int], int], list[Written]],
+    write_all: Callable[..., list[Written]],
 ) -> None:
     grids = {
         str(name): plan_grid(str(name), variable, layout)
@@ -282,9 +224,7 @@ def _build(
     shards = staging.take_up()
     with durable.disk_errors(staging.folder):
         write_metadata(staging.folder / GROUP, dataset, grids)
-    tasks = _tasks(dataset, grids, staging, shards)
-    total = sum(grid.size(index) for grid in grids.values() for index in range(grid.files))
-    shards |= {file.path: file for file in compute(tasks, total)}
+    shards |= {file.path: file for file in write_all(dataset, grids, staging, done=shards)}
     arrays = _describe(dataset, grids, shards)
     logical = digest.combine(dataset, {name: array["digest"] for name, array in arrays.items()})
     _seal(staging, identity, logical, arrays, shards.values())
@@ -361,7 +301,7 @@ def materialize(
         with progress.task(f"materialize {name}") as task:
             task.update(0, note=note)
             jobs, scheduler = work.get("jobs", 2), work.get("scheduler", "")
-            run = functools.partial(_compute, jobs=jobs, scheduler=scheduler, task=task)
+            run = functools.partial(write_files, jobs=jobs, scheduler=scheduler, task=task)
             _build(source(), identity, layout, staging, run)
         store = read_store(folder, progress=progress)
     return replace(store, verified="hashed")  # its bytes were hashed on their way to the disk
