@@ -296,6 +296,7 @@ class Buffers:
     """
 
     def __init__(self, *, pinned: bool) -> None:
+        self.fresh = True  # nothing was taken yet
         self._pinned = pinned
         self._free: list[mmap.mmap] = []
 
@@ -305,6 +306,7 @@ class Buffers:
         """Return a tensor for this many samples of each field, of any content, and as an array."""
         import torch
 
+        self.fresh = False
         if self._pinned:
             pinned = {name: _pinned(field, samples) for name, field in fields.items()}
             return pinned, {name: tensor.numpy() for name, tensor in pinned.items()}
@@ -431,9 +433,7 @@ class Intake:
         pool = ThreadPoolExecutor(self.threads, "scibench-read")
         first: list[Batch] = []
         try:
-            window = self._next(windows, 0)
-            if window and self.eager:
-                window.begin(self.readers, pool, alone=False)
+            window, following = self._start(windows, batch_size, pool)
             while window:
                 cut = _cut(window, batch_size)
                 whole, left = divmod(window.size, batch_size)
@@ -441,7 +441,8 @@ class Intake:
                 if not first:
                     window.finish(self.readers, pool)
                     first, batches = batches[:1], batches[1:]
-                following = None if batches else self._begin(windows, left, pool)
+                if not batches:
+                    following = following or self._begin(windows, left, pool)
                 yield from self._watched(first, window)
                 first = []
                 following = following or self._begin(windows, left, pool)
@@ -454,9 +455,24 @@ class Intake:
                     following.take_over(window)
                 elif left:
                     yield cut[-1]
-                window = following
+                window, following = following, None
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _start(
+        self, windows: Iterator[Indices], batch_size: int, pool: ThreadPoolExecutor
+    ) -> tuple[_Window | None, _Window | None]:
+        """Begin to read the first window where that is done ahead, and in a first pass the second.
+
+        To find fresh memory takes about as long as to fill it. In later passes whoever still holds
+        the last batch of the one before also holds the memory that the second window waits for.
+        """
+        fresh = self.buffers.fresh
+        window = self._next(windows, 0)
+        if window is None or not self.eager:
+            return window, None
+        window.begin(self.readers, pool, alone=False)
+        return window, self._begin(windows, window.size % batch_size, pool) if fresh else None
 
     def _watched(self, batches: Sequence[Batch], window: _Window) -> Iterator[Batch]:
         """Give batches, and see whether they are worked on for longer than reading them took."""
