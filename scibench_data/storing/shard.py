@@ -40,7 +40,7 @@ _LZ4_LEVEL = 5  # lower levels save less and are no faster
 _UNPACK = {"none": 0.0, "lz4": 0.4, "zstd": 1.5}  # seconds of a core for a GB of values, measured
 _READ = 2.0  # seconds that a shared file system takes for a GB, about
 _SHARD_BYTES = (8 << 20, 64 << 20)  # of a file where nobody says: for small arrays, at most [B]
-_FILES = 64  # of an array, before its files get larger
+_FILES = 16  # of an array, before they get larger: each is read slowly at its beginning [1]
 _PIECE_BYTES = 8 << 20  # of a file's values that are at hand at once, where chunks are smaller [B]
 _CALL_BYTES = 4 << 20  # written at once: large pages in the page cache, which map sooner [B]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -57,7 +57,7 @@ class Layout:
         Most that is unpacked at once, before packing. [B]
     shard_bytes
         Most that a file holds, before packing; rows are never cut. 0 means 8 MiB, and up to 64 MiB
-        for an array that would have more than 64 files. [B]
+        for an array that would have more than 16 files. [B]
     codec
         ``"lz4"`` is Blosc's, with the bytes of numbers shuffled: quick, for what is smooth.
         ``"auto"`` packs two chunks of each array in every way and takes the one that would be read
