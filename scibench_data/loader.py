@@ -33,10 +33,8 @@ RESIDENT_BYTES = 128 << 20
 """How much of a dataset's arrays is held in memory, the smallest first. [B]"""
 MIXED_BYTES = 64 << 20
 """What is mixed at once where blocks are shuffled; another such window is read meanwhile. [B]"""
-COPIED_BYTES = 16 << 20
-"""What is read at once where rows are copied one by one, by all threads. [B]"""
-ORDERED_BYTES = 8 << 20
-"""What is read at once where they are in stored order, by one thread: disks read ahead. [B]"""
+COPIED_BYTES = 8 << 20
+"""What is read at once where each row can be: little enough to stay in a processor's cache. [B]"""
 THREADS = 4  # more of them only wait for the memory [1]
 
 
@@ -174,10 +172,7 @@ class Source:
         kind = _kind(order.get("shuffle", False), block)
         if kind == "block":
             block = max(reader.near for reader in self._readers)
-        size = MIXED_BYTES
-        if block == 1:
-            size = COPIED_BYTES if kind else ORDERED_BYTES
-        window = size // max(sample, 1)
+        window = (COPIED_BYTES if block == 1 else MIXED_BYTES) // max(sample, 1)
         return plan(
             self.indices(split),
             Reading(

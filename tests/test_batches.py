@@ -37,7 +37,6 @@ def source(
         patch.setattr("scibench_data.loader.RESIDENT_BYTES", 0)
         patch.setattr("scibench_data.loader.MIXED_BYTES", 1024)
         patch.setattr("scibench_data.loader.COPIED_BYTES", 1024)
-        patch.setattr("scibench_data.loader.ORDERED_BYTES", 1024)
         yield Source(dataset=store.open_store(stored), splits=splits, names=("images",))
 
 
