@@ -113,8 +113,8 @@ def _compute(
             if key in keys:
                 flushed.append(flushing.submit(staging.finish, result))
                 count(key)
-                for early in flushed[-_UNFLUSHED - 1 : -_UNFLUSHED]:
-                    early.result()
+                if len(flushed) > _UNFLUSHED:
+                    flushed[-1 - _UNFLUSHED].result()  # a full disk is met soon, too
 
         with Callback(posttask=ended):
             compute(*tasks, scheduler=pool)
