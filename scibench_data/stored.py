@@ -135,10 +135,6 @@ class Stored:
         return self.dtype.itemsize * math.prod(self.shape[1:])
 
     @functools.cached_property
-    def _chunks_of_a_file(self) -> int:
-        return self.shard // self.chunk
-
-    @functools.cached_property
     def block(self) -> int:
         """Rows of whole chunks, about 2 MiB, that are worth reading together. [1]"""
         each = max(_BLOCK_BYTES // max(self.chunk * self.row_bytes, 1), 1) * self.chunk
@@ -260,7 +256,7 @@ class Stored:
         out
             Where to, C-contiguous, shape (chunk, ...).
         """
-        file_number, within = divmod(number, self._chunks_of_a_file)
+        file_number, within = divmod(number, self.shard // self.chunk)
         file = self._file(file_number)
         offset, size = file.places[within] if file else (_ABSENT, 0)
         if file is None or offset == _ABSENT:

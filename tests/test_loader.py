@@ -1,6 +1,7 @@
 """Batches equal the data, whichever way they are read, and their order follows the seed."""
 
 import dataclasses
+import mmap
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scibench_data.batches import Batches
 from scibench_data.descriptor import SplitRule
 from scibench_data.errors import IntegrityError, NotFoundError, UsageError
 from scibench_data.loader import Source, make_source
+from scibench_data.reading import Buffers, Field
 
 RULE = SplitRule(
     group="micrograph", fractions={"train": 0.8, "validation": 0.1, "test": 0.1}, seed=3, reason=""
@@ -117,6 +119,14 @@ def test_passes_hold_two_windows(
     *batches, one, other = sorted(len(memory) for memory in changed._intake.buffers._free)
     assert one == other
     assert sum(batches) < one
+
+
+def test_windows_begin_with_a_page_and_arrays_with_a_line() -> None:
+    field = Field(span=1, row=(3,), dtype=np.dtype(np.int16))
+    _, arrays = Buffers(pinned=False).take({"a": field, "b": field}, 7)
+
+    assert arrays["a"].ctypes.data % mmap.PAGESIZE == 0
+    assert arrays["b"].ctypes.data % 64 == 0
 
 
 def test_a_batch_that_is_kept_never_changes(source: Source) -> None:
